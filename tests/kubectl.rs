@@ -100,6 +100,23 @@ fn a_link_completes_for_kubectl() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-ovl"), &link).unwrap();
     let ended = Command::new(&link).arg("de").env_clear().output().unwrap();
     assert_eq!(String::from_utf8(ended.stdout).unwrap(), "describe\ndelete\n:4\n");
+    // The words are not options of the program itself. A context needs no cluster.
+    let file = dir.path().join("config");
+    let text =
+        "apiVersion: v1\nkind: Config\ncontexts:\n- {name: one, context: {cluster: c, user: u}}\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    for (words, candidates) in [
+        (&["--kubeconfig", file, "--context", ""][..], "one\n:4\n"),
+        (&["--kubeconfig", file, "-n", "ci", "list", "--context", "o"], "one\n:4\n"),
+        (&["-n", "ci", "de"], "describe\ndelete\n:4\n"),
+        // The namespaces cannot be listed without a cluster, and there is no other candidate.
+        (&["-n", ""], ":4\n"),
+    ] {
+        let ended = Command::new(&link).args(words).env_clear().env("HOME", "/nowhere").output();
+        let printed = String::from_utf8(ended.unwrap().stdout).unwrap();
+        assert_eq!(printed, candidates, "{words:?}");
+    }
 }
 
 #[test]

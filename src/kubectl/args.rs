@@ -3,10 +3,11 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use anstream::ColorChoice;
+use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::print;
+use super::{failure::Failure, print};
 use crate::{
     cluster::Connection,
     dns_name::{is_label, is_subdomain},
@@ -187,6 +188,28 @@ pub(super) fn object_name(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err("expected lower-case letters, digits, - and ., as in ws-1".to_owned()),
     }
+}
+
+/// Parses the name of a volume of a pod: a label of RFC 1123.
+pub(super) fn volume_name(text: &str) -> Result<String, String> {
+    match is_label(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("expected lower-case letters, digits and -, at most 63, as in work".to_owned())
+        }
+    }
+}
+
+/// Parses a word whose meaning depends on other words, so clap cannot parse it. `argument` is its name in the usage. The
+/// error is the one of clap.
+pub(super) fn value<T>(
+    argument: &str,
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, Failure> {
+    parse(text).map_err(|why| {
+        Failure::Usage(anyhow!("invalid value '{text}' for '{argument}': {why}; try '--help'"))
+    })
 }
 
 /// Parses the start of a name, to which a dash or letters can be added.

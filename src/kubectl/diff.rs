@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    args::{Format, Output, TimeoutArgs, object_name},
+    args::{Format, Output, TimeoutArgs, object_name, value, volume_name},
     failure::Failure,
     pod, print,
     progress::Progress,
@@ -58,8 +58,8 @@ Examples:
 pub(super) struct DiffArgs {
     /// A snapshot, or the volume of a running pod as POD/VOLUME. If there are two, the first is the snapshot to compare
     /// with
-    #[arg(value_name = "NAME", required = true, num_args = 1..=2, value_parser = target)]
-    targets: Vec<Target>,
+    #[arg(value_name = "NAME", required = true, num_args = 1..=2)]
+    targets: Vec<String>,
     #[command(flatten)]
     timeout_args: TimeoutArgs,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub(super) struct DiffArgs {
 
 /// What a user names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Target {
+pub(super) enum Target {
     Snapshot(String),
     Volume { pod: String, volume: String },
 }
@@ -77,36 +77,29 @@ fn target(text: &str) -> Result<Target, String> {
     match text.split_once('/') {
         None => object_name(text).map(Target::Snapshot),
         Some((pod, volume)) => {
-            Ok(Target::Volume { pod: object_name(pod)?, volume: object_name(volume)? })
+            Ok(Target::Volume { pod: object_name(pod)?, volume: volume_name(volume)? })
         }
     }
 }
 
 pub(super) async fn run(session: &Session, args: &DiffArgs) -> Result<(), Failure> {
-    let (base, target) = match &args.targets[..] {
-        [target] => (None, target),
-        [Target::Snapshot(base), target] => (Some(base.clone()), target),
-        _ => {
-            let why = "the first of two names must be a snapshot: kubectl ovl diff BASE POD/VOLUME";
-            return Err(Failure::Usage(anyhow!(why)));
-        }
-    };
+    let (base, target) = args.targets()?;
     if let Some(base) = &base {
         session.snapshot(base).await?;
     }
     let (mut snapshot, mut mounted) = (None, None);
     match target {
         Target::Snapshot(name) => {
-            session.snapshot(name).await?;
-            snapshot = Some(name.clone());
+            session.snapshot(&name).await?;
+            snapshot = Some(name);
         }
         Target::Volume { pod: name, volume } => {
-            let found = session.pod(name).await?;
-            session.volume(&found, Some(volume))?;
+            let found = session.pod(&name).await?;
+            session.volume(&found, Some(&volume))?;
             if pod::has_ended(&found) {
                 return Err(anyhow!("pod {name} has ended, and its volumes are gone").into());
             }
-            mounted = Some(PodVolumeRef { name: name.clone(), volume: volume.clone() });
+            mounted = Some(PodVolumeRef { name, volume });
         }
     }
     let spec = OverlayDiffSpec {
@@ -135,6 +128,25 @@ pub(super) async fn run(session: &Session, args: &DiffArgs) -> Result<(), Failur
         summary(&result).iter().for_each(|line| print::note(line));
     }
     Ok(())
+}
+
+impl DiffArgs {
+    /// The snapshot to compare with, if there is one, and what is compared.
+    pub(super) fn targets(&self) -> Result<(Option<String>, Target), Failure> {
+        let (base, target) = match &self.targets[..] {
+            [base, name] => (Some(value("[BASE]", base, self::target)?), name),
+            [name, ..] => (None, name),
+            [] => return Err(Failure::Usage(anyhow!("name a snapshot, or POD/VOLUME"))),
+        };
+        let target = value("<NAME>", target, self::target)?;
+        match base {
+            None => Ok((None, target)),
+            Some(Target::Snapshot(base)) => Ok((Some(base), target)),
+            Some(Target::Volume { .. }) => Err(Failure::Usage(anyhow!(
+                "the first of two names must be a snapshot: kubectl ovl diff BASE POD/VOLUME"
+            ))),
+        }
+    }
 }
 
 impl Session {

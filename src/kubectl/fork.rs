@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    args::{PodVolume, TimeoutArgs, object_name},
+    args::{PodVolume, TimeoutArgs, object_name, value, volume_name},
     failure::Failure,
     fork_output::ForkFormat,
     pod::{self, Fork, LABEL_MAX},
@@ -58,9 +58,11 @@ Examples:
                       kubectl ovl fork [OPTIONS] --of <KIND/NAME> [VOLUME]"
 )]
 pub(super) struct ForkArgs {
-    /// The pod, or POD/VOLUME, and the volume's name in the pod [default: the only volume of the driver]
-    #[arg(value_name = "POD", num_args = 0..=2, required_unless_present = "of")]
-    words: Vec<PodVolume>,
+    /// The pod, or POD/VOLUME
+    #[arg(required_unless_present = "of")]
+    pod: Option<String>,
+    /// The volume's name in the pod [default: the only volume of the driver]
+    volume: Option<String>,
     /// A workload instead of a pod: deployment/NAME, statefulset/NAME or job/NAME
     #[arg(long, value_name = "KIND/NAME")]
     of: Option<Workload>,
@@ -166,52 +168,56 @@ impl Source {
 }
 
 impl ForkArgs {
+    /// The name of the pod, and the name of the volume. With --of, the only word is the volume.
+    pub(super) fn given(&self) -> Result<(Option<String>, Option<String>), Failure> {
+        let usage = |why: &str| Failure::Usage(anyhow!("{why}"));
+        let volume = |word: &Option<String>| {
+            word.as_ref().map(|word| value("[VOLUME]", word, volume_name)).transpose()
+        };
+        match (&self.of, &self.pod) {
+            (Some(_), _) if self.volume.is_some() => {
+                Err(usage("with --of, give only the name of the volume"))
+            }
+            (Some(_), word) => Ok((None, volume(word)?)),
+            (None, Some(word)) => match value("<POD>", word, str::parse)? {
+                PodVolume { volume: Some(_), .. } if self.volume.is_some() => {
+                    Err(usage("the volume is given twice: write POD/VOLUME, or POD VOLUME"))
+                }
+                PodVolume { pod, volume: Some(volume) } => Ok((Some(pod), Some(volume))),
+                PodVolume { pod, volume: None } => Ok((Some(pod), volume(&self.volume)?)),
+            },
+            (None, None) => Err(usage("name a pod, or a workload with --of")),
+        }
+    }
+
     /// Reads the pod or the workload, and finds the volume.
     async fn source(&self, session: &Session) -> Result<Source, Failure> {
-        let usage = |why: &str| Failure::Usage(anyhow!("{why}"));
         let new = self.snapshot.is_none();
-        match (&self.of, self.words.as_slice()) {
-            (Some(of), words @ ([] | [PodVolume { volume: None, .. }])) => {
-                let kind = of.kind;
-                let workload =
-                    session.client.json(kind.json(), Some(&session.namespace), &of.name).await?;
-                let workload = workload.ok_or_else(|| {
-                    let (kind, namespace) = (kind.word(), &session.namespace);
-                    anyhow!("there is no {kind}/{} in namespace {namespace}", of.name)
-                })?;
-                // For messages, the pod of a workload has the name of the workload.
-                let template = json!({
-                    "metadata": { "name": of.name },
-                    "spec": workload["spec"]["template"]["spec"],
-                });
-                let volume = words.first().map(|word| word.pod.as_str());
-                let volume = session.volume(&template, volume)?;
-                let pod = match new {
-                    true => Some(session.pod_of(of, &workload).await?),
-                    false => None,
-                };
-                Ok(Source { pod, workload: Some((kind, workload)), volume })
-            }
-            (Some(_), _) => Err(usage("with --of, give only the name of the volume")),
-            (None, [PodVolume { pod, volume }, rest @ ..]) => {
-                let volume = match (volume, rest) {
-                    (volume, []) => volume.as_deref(),
-                    (None, [PodVolume { pod: volume, volume: None }]) => Some(volume.as_str()),
-                    _ => {
-                        return Err(usage(
-                            "the volume is given twice: write POD/VOLUME, or POD VOLUME",
-                        ));
-                    }
-                };
-                let pod = session.pod(pod).await?;
-                let volume = session.volume(&pod, volume)?;
-                if new {
-                    pod::check_running(&pod)?;
-                }
-                Ok(Source { pod: Some(pod), workload: None, volume })
-            }
-            (None, []) => Err(usage("name a pod, or a workload with --of")),
+        let (pod, volume) = self.given()?;
+        if let Some(of) = &self.of {
+            let (kind, namespace) = (of.kind, &session.namespace);
+            let workload = session.client.json(kind.json(), Some(namespace), &of.name).await?;
+            let workload = workload.ok_or_else(|| {
+                anyhow!("there is no {}/{} in namespace {namespace}", kind.word(), of.name)
+            })?;
+            // For messages, the pod of a workload has the name of the workload.
+            let template = json!({
+                "metadata": { "name": of.name },
+                "spec": workload["spec"]["template"]["spec"],
+            });
+            let volume = session.volume(&template, volume.as_deref())?;
+            let pod = match new {
+                true => Some(session.pod_of(of, &workload).await?),
+                false => None,
+            };
+            return Ok(Source { pod, workload: Some((kind, workload)), volume });
         }
+        let pod = session.pod(&pod.unwrap_or_default()).await?;
+        let volume = session.volume(&pod, volume.as_deref())?;
+        if new {
+            pod::check_running(&pod)?;
+        }
+        Ok(Source { pod: Some(pod), workload: None, volume })
     }
 
     /// The names of the forks.

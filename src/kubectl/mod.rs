@@ -96,6 +96,18 @@ enum Command {
     Complete(completion::CompleteArgs),
 }
 
+impl Command {
+    /// Checks the words that clap takes as text, before anything is requested.
+    fn check(&self) -> Result<(), Failure> {
+        match self {
+            Self::Snapshot(args) => args.given().map(drop),
+            Self::Fork(args) => args.given().map(drop),
+            Self::Diff(args) => args.targets().map(drop),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct VersionArgs {
     #[command(flatten)]
@@ -108,7 +120,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut words: Vec<_> = words.into_iter().collect();
     let program = words.first().and_then(|program| Path::new(program).file_stem());
     if program.is_some_and(|name| name == completion::PROGRAM) {
-        words.insert(1, completion::COMMAND.into());
+        // The words after `--` are no options of this command line.
+        words.splice(1..1, [completion::COMMAND.into(), "--".into()]);
     }
     let cli = match parsed::<Cli>(words) {
         Ok(cli) => cli,
@@ -135,6 +148,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { command, cluster } = cli;
+    command.check()?;
     match command {
         Command::Snapshot(args) => snapshot::run(&cluster.connect().await?, &args).await,
         Command::Fork(args) => fork::run(&cluster.connect().await?, &args).await,

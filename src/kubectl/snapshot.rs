@@ -6,7 +6,10 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::{
-    args::{NamedFormat, NamedOutput, PodVolume, TimeoutArgs, name_prefix, object_name},
+    args::{
+        NamedFormat, NamedOutput, PodVolume, TimeoutArgs, name_prefix, object_name, value,
+        volume_name,
+    },
     failure::Failure,
     pod, print,
     session::Session,
@@ -42,8 +45,7 @@ Examples:
 /// moment of the capture, unless the class sets `consistency: live`. Another pod gets the content with
 /// `volumeAttributes: {snapshot: NAME}`.
 ///
-/// VOLUME can be left out if the pod has one volume of the driver. Without NAME, the name is made of the pod, the
-/// volume and 8 random digits. A snapshot that is refused, or fails before the capture, is deleted again.
+/// VOLUME can be left out if the pod has one volume of the driver: a single word after the pod is the NAME. A snapshot that is refused, or fails before the capture, is deleted again.
 #[derive(Debug, Args)]
 #[command(
     after_help = EXAMPLES,
@@ -53,9 +55,10 @@ pub(super) struct SnapshotArgs {
     /// The pod, or POD/VOLUME
     #[arg(value_name = "POD")]
     target: PodVolume,
-    /// The volume's name in the pod, and the name of the snapshot
-    #[arg(value_name = "VOLUME", num_args = 0..=2, value_parser = object_name)]
-    words: Vec<String>,
+    /// The volume's name in the pod [default: the only volume of the driver]
+    volume: Option<String>,
+    /// The name of the snapshot [default: POD-VOLUME-XXXXXXXX with 8 random digits]
+    name: Option<String>,
     /// Make the name of this text and 8 random digits
     #[arg(long, value_name = "PREFIX", value_parser = name_prefix)]
     generate_name: Option<String>,
@@ -76,26 +79,26 @@ pub(super) struct SnapshotArgs {
 
 /// The volume and the name of a new snapshot, as far as the command line has them.
 #[derive(Debug, PartialEq, Eq)]
-struct Given<'a> {
-    volume: Option<&'a str>,
-    name: Option<&'a str>,
+pub(super) struct Given {
+    volume: Option<String>,
+    name: Option<String>,
 }
 
 pub(super) async fn run(session: &Session, args: &SnapshotArgs) -> Result<(), Failure> {
     let given = args.given()?;
     let pod = session.pod(&args.target.pod).await?;
-    if let (None, Some(name)) = (given.volume, given.name)
-        && pod::volumes(&pod, &session.driver).contains(&name)
+    if let (None, Some(name)) = (&given.volume, &given.name)
+        && pod::volumes(&pod, &session.driver).contains(&name.as_str())
     {
         return Err(Failure::Usage(anyhow!(
             "{name} is a volume of pod {}; add a name for the snapshot, or use --generate-name",
             args.target.pod
         )));
     }
-    let volume = session.volume(&pod, given.volume)?;
+    let volume = session.volume(&pod, given.volume.as_deref())?;
     pod::check_running(&pod)?;
     let name = match (given.name, &args.generate_name) {
-        (Some(name), _) => name.to_owned(),
+        (Some(name), _) => name,
         (None, Some(prefix)) => generated(prefix)?,
         (None, None) => new_name(&args.target.pod, &volume, &random()?),
     };
@@ -115,16 +118,17 @@ pub(super) async fn run(session: &Session, args: &SnapshotArgs) -> Result<(), Fa
 }
 
 impl SnapshotArgs {
-    /// What the words after the pod mean.
-    fn given(&self) -> Result<Given<'_>, Failure> {
-        let words: Vec<_> = self.words.iter().map(String::as_str).collect();
-        let volume = self.target.volume.as_deref();
-        let given = match (volume, &words[..], self.generate_name.is_some()) {
-            (volume, [], _) => Given { volume, name: None },
-            (Some(_), [name], false) => Given { volume, name: Some(*name) },
-            (None, [name], false) => Given { volume: None, name: Some(*name) },
-            (None, [volume], true) => Given { volume: Some(*volume), name: None },
-            (None, [volume, name], false) => Given { volume: Some(*volume), name: Some(*name) },
+    /// What the words after the pod mean. A single word is the name, unless the name is generated.
+    pub(super) fn given(&self) -> Result<Given, Failure> {
+        let words: Vec<_> = [&self.volume, &self.name].into_iter().flatten().collect();
+        let volume = self.target.volume.clone();
+        let (volume, name) = match (volume, &words[..], self.generate_name.is_some()) {
+            (volume, [], _) => (volume, None),
+            (volume, [name], false) => (volume, Some(*name)),
+            (None, [volume], true) => (Some(value("[VOLUME]", volume, volume_name)?), None),
+            (None, [volume, name], false) => {
+                (Some(value("[VOLUME]", volume, volume_name)?), Some(*name))
+            }
             (_, _, true) => {
                 return Err(Failure::Usage(anyhow!(
                     "--generate-name makes the name of the snapshot: give no other name"
@@ -136,7 +140,8 @@ impl SnapshotArgs {
                 )));
             }
         };
-        Ok(given)
+        let name = name.map(|name| value("[NAME]", name, object_name)).transpose()?;
+        Ok(Given { volume, name })
     }
 }
 

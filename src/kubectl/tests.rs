@@ -369,6 +369,30 @@ async fn forks_are_made_of_a_new_snapshot_or_of_an_existing_one() {
 }
 
 #[tokio::test]
+async fn a_wrong_word_is_refused_under_the_name_of_its_argument() {
+    let api = api();
+    for (line, argument) in [
+        ("snapshot dev-0 ws Bad_Name", "'Bad_Name' for '[NAME]'"),
+        ("snapshot dev-0/ws Bad_Name", "'Bad_Name' for '[NAME]'"),
+        ("snapshot dev-0 Bad_Name", "'Bad_Name' for '[NAME]'"),
+        ("snapshot dev-0 Bad_Vol a", "'Bad_Vol' for '[VOLUME]'"),
+        ("snapshot dev-0 Bad_Vol --generate-name a", "'Bad_Vol' for '[VOLUME]'"),
+        ("fork Bad_Pod", "'Bad_Pod' for '<POD>'"),
+        ("fork dev-0 Bad_Vol", "'Bad_Vol' for '[VOLUME]'"),
+        ("fork --of deployment/web Bad_Vol", "'Bad_Vol' for '[VOLUME]'"),
+        ("diff Bad_Base ws-1", "'Bad_Base' for '[BASE]'"),
+        ("diff ws-1 Bad_Name", "'Bad_Name' for '<NAME>'"),
+    ] {
+        let why = usage(ovl(&api, line).await);
+        assert!(why.contains(&format!("invalid value {argument}")), "{line}: {why}");
+    }
+    assert!(api.requests().is_empty());
+    let mut command = Cli::command();
+    let help = command.find_subcommand_mut("snapshot").unwrap().render_long_help().to_string();
+    assert!(help.contains("[VOLUME] [NAME]") && help.contains("\n  [NAME]\n"), "{help}");
+}
+
+#[tokio::test]
 async fn a_workload_is_forked_as_a_workload_of_the_same_kind() {
     let api = api();
     let deployments = "/apis/apps/v1/namespaces/ci/deployments";
@@ -546,6 +570,7 @@ fn completion_lists_the_candidates_for_the_next_word() {
     assert_eq!(next("list -n", ""), Candidates::Global(crate::cluster::JsonKind::Namespace));
     assert_eq!(next("fork --node", ""), Candidates::Global(crate::cluster::JsonKind::Node));
     assert_eq!(next("--context", ""), Candidates::Context);
+    assert_eq!(next("-n", ""), Candidates::Global(crate::cluster::JsonKind::Namespace));
     assert_eq!(words("completion", ""), ["bash", "zsh", "fish"]);
     assert_eq!(words("list -o", ""), ["text", "wide", "json", "yaml", "name"]);
     assert!(words("diff a", "-").contains(&"--timeout".to_owned()));
