@@ -1,6 +1,7 @@
 //! Objects as JSON, for the kubectl plugin: a typed object would drop the fields of a newer API server.
 //!
-//! Deliberately absent: requests that need rights on the whole cluster, except those of completion.
+//! Deliberately absent: requests that need rights on the whole cluster, except those of completion and of the node of a
+//! fork.
 
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},

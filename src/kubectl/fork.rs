@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{
     args::{PodVolume, TimeoutArgs, object_name, value, volume_name},
     failure::Failure,
+    fork_node::Obstacle,
     fork_output::ForkFormat,
-    pod::{self, Fork, LABEL_MAX},
+    pod::{self, Fork, LABEL_MAX, forked_spec},
     print,
     session::Session,
     snapshot::{manifest, new_name, random},
@@ -115,6 +116,9 @@ pub(super) async fn run(session: &Session, args: &ForkArgs) -> Result<(), Failur
     if args.apply {
         session.check_free(source.kind(), &names).await?;
     }
+    if let Some(node) = &args.node {
+        args.check_node(session, &source, node).await?;
+    }
     for claim in pod::claims(source.spec()) {
         print::note(&format!("note: the forks mount the same claim {claim} as {}", source.name()));
     }
@@ -128,6 +132,9 @@ pub(super) async fn run(session: &Session, args: &ForkArgs) -> Result<(), Failur
             let limit = args.timeout_args.timeout;
             let snapshot = session.until_ready(&snapshot, on_failure, limit).await?;
             let node = args.node(&snapshot)?;
+            if let (None, Some(only)) = (&args.node, node) {
+                args.check_node(session, &source, only).await?;
+            }
             let forks = args.forks(&source, &names, &snapshot.name, node);
             if !apply {
                 return args.output.print(forks);
@@ -266,6 +273,45 @@ impl ForkArgs {
         }
     }
 
+    /// Refuses a node of --node on which the forks would never run. Warns of what they would wait for, and of the only
+    /// node that has their snapshot.
+    async fn check_node(
+        &self,
+        session: &Session,
+        source: &Source,
+        node: &str,
+    ) -> Result<(), Failure> {
+        let fork = self.fork(source, source.name(), "", Some(node));
+        let spec = forked_spec(source.spec(), source.name(), &fork);
+        match session.obstacle(node, &spec).await? {
+            Some(Obstacle::Never(why)) if self.apply && self.node.is_some() => {
+                Err(Failure::Usage(anyhow!(why)))
+            }
+            Some(obstacle) => {
+                print::note(&format!("warning: {}", obstacle.text()));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn fork<'a>(
+        &self,
+        source: &'a Source,
+        name: &'a str,
+        snapshot: &'a str,
+        node: Option<&'a str>,
+    ) -> Fork<'a> {
+        Fork {
+            name,
+            volume: &source.volume,
+            snapshot,
+            node,
+            keep_labels: self.keep_labels,
+            keep_annotations: self.keep_annotations,
+        }
+    }
+
     fn forks(
         &self,
         source: &Source,
@@ -274,14 +320,7 @@ impl ForkArgs {
         node: Option<&str>,
     ) -> Vec<Value> {
         let fork = |name: &String| {
-            let fork = Fork {
-                name,
-                volume: &source.volume,
-                snapshot,
-                node,
-                keep_labels: self.keep_labels,
-                keep_annotations: self.keep_annotations,
-            };
+            let fork = self.fork(source, name, snapshot, node);
             match (&source.workload, &source.pod) {
                 (Some((kind, workload)), _) => {
                     workload::fork(workload, *kind, self.replicas, &fork)

@@ -1,7 +1,7 @@
 //! The kubectl plugin `kubectl ovl`: takes snapshots of pods' volumes and forks pods, for users of one namespace.
 //!
-//! It reads VolumeSnapshots, their annotations (`snapshot_view`) and Pods only, because its users may have no right to read
-//! OverlaySnapshots or nodes.
+//! It needs VolumeSnapshots, their annotations (`snapshot_view`) and Pods only, because its users may have no right to read
+//! OverlaySnapshots or nodes. Where a user may read nodes, `fork` checks the node (`fork_node`).
 //!
 //! | exit code | what happened | what to do |
 //! |---|---|---|
@@ -25,6 +25,7 @@ mod describe;
 mod diff;
 mod failure;
 mod fork;
+mod fork_node;
 mod fork_output;
 mod graph;
 mod lineage;

@@ -51,6 +51,11 @@ const CONTROLLERS: [&str; 9] = [
 const SET_BY_CLUSTER: [&str; 2] =
     ["kubectl.kubernetes.io/last-applied-configuration", "deployment.kubernetes.io/revision"];
 
+/// The field of a node affinity that must match.
+pub(super) const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+/// The field of a node by which a node affinity can select it.
+pub(super) const NODE_NAME: &str = "metadata.name";
+
 /// The properties of a fork.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fork<'a> {
@@ -277,16 +282,19 @@ fn is_added(toleration: &Value) -> bool {
 
 /// Restricts a pod to one node, in addition to its own node affinity.
 fn bind(spec: &mut Value, node: &str) {
-    let required = "requiredDuringSchedulingIgnoredDuringExecution";
-    let field = json!({ "key": "metadata.name", "operator": "In", "values": [node] });
-    let terms = &mut spec["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"];
+    let field = json!({ "key": NODE_NAME, "operator": "In", "values": [node] });
+    let terms = &mut spec["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"];
     if !terms.is_array() {
         *terms = json!([{}]);
     }
-    // The terms are alternatives, so the field must be in each one.
+    // The terms are alternatives, so the field must be in each one. An earlier node of a fork, or of a pod of a DaemonSet,
+    // is replaced.
     for term in terms.as_array_mut().into_iter().flatten() {
         match term["matchFields"].as_array_mut() {
-            Some(fields) => fields.push(field.clone()),
+            Some(fields) => {
+                fields.retain(|it| it["key"] != NODE_NAME || it["operator"] != "In");
+                fields.push(field.clone());
+            }
             None => term["matchFields"] = json!([field]),
         }
     }

@@ -111,22 +111,24 @@ fn a_token_secret_of_older_clusters_is_removed_but_another_secret_is_kept() {
 
 #[test]
 fn a_fork_is_bound_to_the_only_node_that_has_its_snapshot() {
-    let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let on_node = json!({ "key": "metadata.name", "operator": "In", "values": ["n-1"] });
     let bound = Fork { node: Some("n-1"), ..plan() };
     let terms = |pod: &Value| {
-        fork(pod, &bound)["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"].clone()
+        fork(pod, &bound)["spec"]["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"].clone()
     };
     assert_eq!(terms(&source()), json!([{ "matchFields": [on_node] }]));
     let mut with_affinity = source();
     let one = json!({ "matchExpressions": [{ "key": "disk", "operator": "Exists" }] });
     let other = json!({ "matchFields": [{ "key": "metadata.name", "operator": "NotIn", "values": ["n-2"] }] });
     with_affinity["spec"]["affinity"] =
-        json!({ "nodeAffinity": { required: { "nodeSelectorTerms": [one, other] } } });
+        json!({ "nodeAffinity": { REQUIRED: { "nodeSelectorTerms": [one, other] } } });
     let both = terms(&with_affinity);
     assert_eq!(both[0]["matchExpressions"], one["matchExpressions"]);
     assert_eq!(both[0]["matchFields"], json!([on_node]));
     assert_eq!(both[1]["matchFields"], json!([other["matchFields"][0], on_node]));
+    // The fork of a fork leaves the node of the first one.
+    let on_other = fork(&source(), &Fork { node: Some("n-2"), ..plan() });
+    assert_eq!(terms(&on_other), json!([{ "matchFields": [on_node] }]));
 }
 
 #[test]

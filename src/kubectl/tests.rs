@@ -16,6 +16,7 @@ use crate::cluster::fake::FakeApi;
 
 const SNAPSHOTS: &str = "/apis/snapshot.storage.k8s.io/v1/namespaces/ci/volumesnapshots";
 const PODS: &str = "/api/v1/namespaces/ci/pods";
+const NODES: &str = "/api/v1/nodes";
 const DIFFS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffs";
 const RESULTS: &str = "/apis/ovl.csi.dev/v1alpha1/namespaces/ci/overlaydiffresults";
 
@@ -23,9 +24,12 @@ fn session(api: &FakeApi) -> Session {
     Session { client: api.client(), namespace: "ci".into(), driver: "ovl.csi.dev".into() }
 }
 
-/// An API server with a pod.
+/// An API server with a pod and two nodes.
 fn api() -> FakeApi {
     let api = FakeApi::default();
+    for name in ["n-1", "n-2"] {
+        api.put(NODES, json!({ "metadata": { "name": name }, "spec": {} }));
+    }
     let mut pod: Value = serde_json::from_str(include_str!("pod_tests.json")).unwrap();
     pod["metadata"]["finalizers"] = Value::Null;
     api.put(PODS, pod);
@@ -366,6 +370,45 @@ async fn forks_are_made_of_a_new_snapshot_or_of_an_existing_one() {
     let usage =
         ovl(&api, &format!("fork dev-0 ws --name-prefix {long} --snapshot {snapshot}")).await;
     assert!(matches!(usage, Err(Failure::Usage(_))), "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_fork_is_not_created_for_a_node_on_which_it_never_runs() {
+    let api = api();
+    stored(&api, "a");
+    let (annotations, status) = ready(Some("r.io/ci/ws@sha256:0"));
+    let controller = controller(&api, annotations, status);
+    for line in
+        ["fork dev-0 ws --node nosuch --apply", "fork dev-0 ws --snapshot a --node nosuch --apply"]
+    {
+        let why = usage(ovl(&api, line).await);
+        assert!(why.contains("there is no node nosuch") && why.contains("(n-1, n-2)"), "{why}");
+    }
+    assert_eq!((names(&api, SNAPSHOTS), api.all(PODS).len()), (vec!["a".to_owned()], 1));
+    // What is only printed can be for another cluster, or be changed first.
+    ovl(&api, "fork dev-0 ws --node nosuch").await.unwrap();
+    // A taint can be removed.
+    let taints = json!([{ "key": "dedicated", "value": "ci", "effect": "NoSchedule" }]);
+    api.patch(&format!("{NODES}/n-2"), json!({ "spec": { "taints": taints } }));
+    ovl(&api, "fork dev-0 ws --snapshot a --node n-2 --apply").await.unwrap();
+    assert_eq!(api.all(PODS).len(), 2);
+    api.patch(&format!("{PODS}/dev-0"), json!({ "spec": { "nodeSelector": { "disk": "ssd" } } }));
+    let line = "fork dev-0 ws --snapshot a --name-prefix b --node n-1 --apply";
+    let why = usage(ovl(&api, line).await);
+    assert!(why.contains("requires the label disk=ssd, which node n-1 does not have"), "{why}");
+    api.patch(&format!("{NODES}/n-1"), json!({ "metadata": { "labels": { "disk": "ssd" } } }));
+    ovl(&api, line).await.unwrap();
+    controller.abort();
+    // The user may not read nodes: the scheduler decides.
+    let api = FakeApi::responding(&[200, 200, 403]);
+    let pod = serde_json::from_str(include_str!("pod_tests.json")).unwrap();
+    api.put(PODS, pod);
+    stored(&api, "a");
+    let (annotations, status) = ready(Some("r.io/ci/ws@sha256:0"));
+    let controller = self::controller(&api, annotations, status);
+    ovl(&api, "fork dev-0 ws --snapshot a --node nosuch --apply").await.unwrap();
+    controller.abort();
+    assert_eq!(api.all(PODS).len(), 2);
 }
 
 #[tokio::test]

@@ -47,6 +47,10 @@ fn failures(ns: &TestNamespace<'_>) -> Result<()> {
     ensure!(!ns.exists("volumesnapshot", "bad")?, "the refused snapshot stays");
     let denied = fails(ns, 1, &["list", "--as", "dev", "--as-group", "devs"])?;
     ensure!(denied.contains("refused to list VolumeSnapshots"), "it printed {denied:?}");
+    let nowhere = fails(ns, 2, &["fork", "demo", "--node", "nosuch", "--apply"])?;
+    let named =
+        nowhere.contains("there is no node nosuch") && nowhere.contains(&ns.env.worker().name);
+    ensure!(named, "it printed {nowhere:?}");
     // One that kubectl created stays, and the list has the reason.
     ns.request_snapshot("refused", "demo", "none")?;
     ns.wait_for_annotation("refused", "phase", |phase| phase == "Refused")?;
