@@ -31,9 +31,11 @@ pub const OWN_LAYERS: &str = "ovl.csi.dev/own-layers";
 pub const PUSHED_BYTES: &str = "ovl.csi.dev/pushed-bytes";
 /// How long the pod was frozen, such as `12.3ms`.
 pub const FROZEN: &str = "ovl.csi.dev/frozen";
+/// The deletion policy of the VolumeSnapshotContent: `Delete` or `Retain`.
+pub const DELETION_POLICY: &str = "ovl.csi.dev/deletion-policy";
 
 /// All that the controller writes, for users who may not read OverlaySnapshots.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 15] = [
     PHASE,
     MESSAGE,
     DRIVER,
@@ -48,6 +50,7 @@ pub const ALL: [&str; 14] = [
     OWN_LAYERS,
     PUSHED_BYTES,
     FROZEN,
+    DELETION_POLICY,
 ];
 
 /// The value of [`PHASE`] for a VolumeSnapshot that waits for its pod or for its node.

@@ -47,6 +47,8 @@ impl Reconciler {
         }
         if let Some(content) = snapshot.contents.iter().find(|content| content.is_of(request)) {
             desired.insert(annotation_keys::CLASS, content.class.clone());
+            let policy = if content.retains { "Retain" } else { "Delete" };
+            desired.insert(annotation_keys::DELETION_POLICY, Some(policy.to_owned()));
         }
         desired.retain(|key, value| !request.annotation_is(key, value.as_deref()));
         if !desired.is_empty() {

@@ -26,8 +26,9 @@ Examples:
 
 /// Delete snapshots.
 ///
-/// The deletionPolicy of the class decides whether the copy in the registry is deleted too. Pods that started from a
-/// snapshot keep their files. Layers that other snapshots share are kept.
+/// The deletionPolicy of the class decides whether the image in the registry is deleted too. If it is Retain, the command
+/// names what stays, and how to delete that. Pods that started from a snapshot keep their files. Layers that other
+/// snapshots share are kept.
 ///
 /// If pods or workloads use a snapshot, the command names them and asks: their next pods could not start. Without a
 /// terminal it ends with exit code 2, unless --force is given.
@@ -135,6 +136,9 @@ impl Session {
             }
             NamedFormat::Name => print::out(&(snapshot.resource() + "\n"))?,
             NamedFormat::Json | NamedFormat::Yaml => {}
+        }
+        if let Some(retained) = snapshot.retained() {
+            print::note(&format!("note: {retained}"));
         }
         Ok(())
     }

@@ -95,9 +95,13 @@ impl Session {
         let changes = json!({ "metadata": { "uid": uid, "ownerReferences": owners } });
         let patched = self.client.patch::<VolumeSnapshot>(Some(&self.namespace), name, &changes);
         print::note(&match patched.await {
-            Ok(_) => format!(
-                "note: snapshot {name} is deleted with the last fork; --keep-snapshot would keep it"
-            ),
+            Ok(_) => {
+                let retained = snapshot.retained().map(|retained| format!(". But {retained}"));
+                format!(
+                    "note: snapshot {name} is deleted with the last fork; --keep-snapshot would keep it{}",
+                    retained.unwrap_or_default()
+                )
+            }
             Err(error) => {
                 format!("note: snapshot {name} stays when the forks are deleted: {error}")
             }

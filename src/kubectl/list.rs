@@ -180,7 +180,7 @@ impl ListArgs {
         if !self.no_headers {
             rows.insert(0, self.head());
         }
-        let has_messages = snapshots.iter().any(|snapshot| snapshot.message.is_some());
+        let has_messages = snapshots.iter().any(|snapshot| snapshot.reason(now).is_some());
         if !has_messages {
             let columns = self.head().len() - 1;
             rows.iter_mut().for_each(|row| row.truncate(columns));
@@ -224,7 +224,7 @@ impl ListArgs {
                 text(&snapshot.image),
             ]);
         }
-        let message = snapshot.message.as_deref().unwrap_or_default();
+        let message = snapshot.reason(now).unwrap_or_default();
         row.push(Cell::from(message.replace('\n', " ")));
         if self.all_namespaces {
             row.insert(0, Cell::from(snapshot.namespace.as_str()));

@@ -147,6 +147,74 @@ fn the_state_of_a_snapshot_follows_the_phase_of_its_node() {
     }
 }
 
+/// While the driver creates the content, and other controllers bind it, these report what is missing.
+#[test]
+fn an_error_of_the_stock_controllers_is_shown_once_it_has_not_passed_for_a_minute() {
+    let error = json!({ "error": { "message": "VolumeSnapshotContent is missing" } });
+    let view = |annotations: Value| {
+        Snapshot::of(&object("a", annotations, error.clone()), DRIVER).unwrap()
+    };
+    let capturing = json!({ "ovl.csi.dev/source": "p/ws", "ovl.csi.dev/phase": "Capturing" });
+    let snapshot = view(capturing.clone());
+    assert_eq!(snapshot.message, None);
+    let at = |time: &str| snapshot.reason(time.parse().unwrap()).map(str::to_owned);
+    assert_eq!(at("2026-01-02T03:05:04Z"), None);
+    assert_eq!(at("2026-01-02T03:05:05Z").as_deref(), Some("VolumeSnapshotContent is missing"));
+    let row =
+        |now: &str| lines(&args("").rows(std::slice::from_ref(&snapshot), now.parse().unwrap()));
+    assert!(!row("2026-01-02T03:04:07Z")[0].contains("MESSAGE"));
+    assert!(row("2026-01-02T03:06:05Z")[1].ends_with("VolumeSnapshotContent is missing"));
+    // The message of the driver is the better reason.
+    let mut annotations = capturing;
+    annotations["ovl.csi.dev/message"] = "no space".into();
+    let snapshot = view(annotations);
+    assert_eq!(snapshot.reason("2026-01-03T00:00:00Z".parse().unwrap()), Some("no space"));
+}
+
+#[test]
+fn a_snapshot_that_is_being_deleted_has_no_message_from_before() {
+    let message = |phase: &str| {
+        let annotations = json!({ "ovl.csi.dev/source": "p/ws", "ovl.csi.dev/phase": phase,
+            "ovl.csi.dev/message": "class x does not exist" });
+        let error = json!({ "error": { "message": "SnapshotContentMissing" } });
+        let mut object = object("a", annotations, error);
+        let deleted = "2026-01-02T03:05:05Z".parse().unwrap();
+        object.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(deleted));
+        let snapshot = Snapshot::of(&object, DRIVER).unwrap();
+        assert_eq!(snapshot.phase, "Deleting");
+        let now = "2026-01-03T00:00:00Z".parse().unwrap();
+        snapshot.reason(now).map(str::to_owned)
+    };
+    assert_eq!(message("Refused"), None);
+    assert_eq!(message("Failed"), None);
+    // Its node deletes it, and reports what is in the way.
+    assert_eq!(message("Deleting").as_deref(), Some("class x does not exist"));
+}
+
+#[test]
+fn what_a_retained_snapshot_leaves_is_named_with_the_commands_that_delete_it() {
+    let retained = |policy: Option<&str>, image: Option<&str>| {
+        let annotations = json!({ "ovl.csi.dev/source": "p/ws", "ovl.csi.dev/entries": "1",
+            "ovl.csi.dev/deletion-policy": policy, "ovl.csi.dev/image": image });
+        let mut annotations = annotations.as_object().unwrap().clone();
+        annotations.retain(|_, value| !value.is_null());
+        let status = json!({ "boundVolumeSnapshotContentName": "ci.a" });
+        Snapshot::of(&object("a", annotations.into(), status), DRIVER).unwrap().retained()
+    };
+    assert_eq!(retained(None, None), None);
+    assert_eq!(retained(Some("Delete"), Some("r.io/a@sha256:0")), None);
+    let text = retained(Some("Retain"), Some("r.io/a@sha256:0")).unwrap();
+    for part in [
+        "its image r.io/a@sha256:0, its layers and VolumeSnapshotContent ci.a stay",
+        r#"kubectl patch volumesnapshotcontent ci.a --type=merge -p '{"spec":{"deletionPolicy":"Delete"}}'"#,
+        "kubectl delete volumesnapshotcontent ci.a --ignore-not-found",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!retained(Some("Retain"), None).unwrap().contains("image"));
+}
+
 /// Kubernetes' controllers leave `readyToUse` true.
 #[test]
 fn a_snapshot_whose_image_the_registry_has_lost_is_not_ready_and_in_no_place() {

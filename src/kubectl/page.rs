@@ -152,7 +152,7 @@ impl Page<'_> {
 
     /// Writes one snapshot.
     fn card(&mut self, snapshot: &Snapshot) {
-        let Snapshot { name, phase, source, message, .. } = snapshot;
+        let Snapshot { name, phase, source, .. } = snapshot;
         let [uid, name, phase] = [&snapshot.uid, name, phase].map(|text| escaped(text));
         let mut facts = Vec::new();
         facts.extend(source.as_ref().map(|source| format!("of {}", escaped(source))));
@@ -173,7 +173,7 @@ impl Page<'_> {
              <p class=\"quiet\">{}</p>",
             facts.join(" · ")
         );
-        if let Some(message) = message {
+        if let Some(message) = snapshot.reason(self.now) {
             let _ = writeln!(self.html, "<p>{}</p>", escaped(message));
         }
         let users = self.users.get(&*snapshot.uid).into_iter().flatten();

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::anyhow;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{failure::Failure, print, session::Session};
@@ -20,6 +20,10 @@ use crate::{
 
 /// The resource of VolumeSnapshots, as kubectl prints it.
 const RESOURCE: &str = "volumesnapshot.snapshot.storage.k8s.io";
+
+/// How old a snapshot must be until an error of Kubernetes' controllers about it is shown. They report what is missing
+/// while other controllers still create it, and try again.
+const ERROR_AGE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A VolumeSnapshot of this driver.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,8 +40,10 @@ pub(super) struct Snapshot {
     /// The phase that its node reports. `Pending` until a node reports it, `Refused` if the controller does not accept
     /// it, `Deleting` once the object is being deleted.
     pub(super) phase: String,
-    /// The error, or the progress of the current step.
+    /// The error, or the progress of the current step, as the driver reports it.
     pub(super) message: Option<String>,
+    /// The error of Kubernetes' controllers. It may pass by itself: see [`Snapshot::reason`].
+    pub(super) error: Option<String>,
     pub(super) created: Option<Timestamp>,
     /// The snapshot from which its volume started.
     pub(super) parent: Option<String>,
@@ -59,6 +65,10 @@ pub(super) struct Snapshot {
     pub(super) pushed_bytes: Option<u64>,
     /// How long its pod was frozen, such as `12.3ms`.
     pub(super) frozen: Option<String>,
+    /// The VolumeSnapshotContent.
+    pub(super) content: Option<String>,
+    /// `Delete` or `Retain`, once the content has been created. `None` from a controller of an earlier version.
+    pub(super) deletion_policy: Option<String>,
     /// Whether the controller of the driver has written anything to it.
     #[serde(skip)]
     pub(super) is_seen: bool,
@@ -94,11 +104,16 @@ impl Snapshot {
         let is_lost = matches!(reported.as_deref(), Some("Failed" | NOT_IN_REGISTRY));
         let ready = status.ready_to_use == Some(true) && !is_lost;
         let is_seen = reported.is_some() || values.contains_key(annotation_keys::DRIVER);
+        let is_deleting = metadata.deletion_timestamp.is_some();
         let error = status.error.and_then(|error| error.message);
         // Before the driver's controller has created the content, the snapshot-controller reports that it is missing.
-        let error = error.filter(|_| !ready && is_seen).map(|error| print::clean(&error));
+        let error = error.filter(|_| !ready && is_seen && !is_deleting);
+        // A message from before the deletion says nothing about the deletion.
+        let is_former = is_deleting && !matches!(reported.as_deref(), Some("Deleting" | "Deleted"));
+        let content = status.bound_volume_snapshot_content_name;
+        let content = content.or_else(|| object.spec.source.volume_snapshot_content_name.clone());
         let phase = match reported {
-            _ if metadata.deletion_timestamp.is_some() => "Deleting".to_owned(),
+            _ if is_deleting => "Deleting".to_owned(),
             Some(phase) => phase,
             None if ready => "Ready".to_owned(),
             None => PENDING.to_owned(),
@@ -112,7 +127,8 @@ impl Snapshot {
                 .or_else(|| object.spec.volume_snapshot_class_name.clone()),
             ready,
             phase,
-            message: text(annotation_keys::MESSAGE).or(error),
+            message: text(annotation_keys::MESSAGE).filter(|_| !is_former),
+            error: error.map(|error| print::clean(&error)),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             parent: text(annotation_keys::PARENT),
             parent_uid: text(annotation_keys::PARENT_UID),
@@ -124,6 +140,8 @@ impl Snapshot {
             own_layers: number(text(annotation_keys::OWN_LAYERS)),
             pushed_bytes: number(text(annotation_keys::PUSHED_BYTES)),
             frozen: text(annotation_keys::FROZEN),
+            content: content.map(|name| print::clean(&name)),
+            deletion_policy: text(annotation_keys::DELETION_POLICY),
             is_seen,
         })
     }
@@ -143,6 +161,32 @@ impl Snapshot {
             "Ready" if self.ready => State::Ready,
             _ => State::Waiting,
         }
+    }
+
+    /// Why it is not ready: the message of the driver, else an error of Kubernetes' controllers that has not passed within
+    /// a minute.
+    pub(super) fn reason(&self, now: Timestamp) -> Option<&str> {
+        let is_old = self.created.is_some_and(|at| now.duration_since(at) >= ERROR_AGE);
+        self.message.as_deref().or_else(|| self.error.as_deref().filter(|_| is_old))
+    }
+
+    /// What stays in the cluster and in the registry when it is deleted, and how to delete that. `None` if its policy keeps
+    /// nothing.
+    pub(super) fn retained(&self) -> Option<String> {
+        let Self { name, content, image, .. } = self;
+        let content =
+            content.as_ref().filter(|_| self.deletion_policy.as_deref() == Some("Retain"))?;
+        let image = image.as_ref().map(|image| format!("its image {image}, ")).unwrap_or_default();
+        let left = match self.entries {
+            Some(_) => format!("{image}its layers and VolumeSnapshotContent {content} stay"),
+            None => format!("VolumeSnapshotContent {content} stays"),
+        };
+        Some(format!(
+            "the deletion policy of snapshot {name} is Retain: {left}. To delete what stays, an administrator runs `kubectl \
+             patch volumesnapshotcontent {content} --type=merge -p \
+             '{{\"spec\":{{\"deletionPolicy\":\"Delete\"}}}}'`, then `kubectl delete volumesnapshotcontent {content} \
+             --ignore-not-found`"
+        ))
     }
 
     /// The number of entries and the size, such as `12 entries, 3.4 MiB`, as far as they are known.

@@ -68,14 +68,14 @@ impl Session {
                             // A captured snapshot can be used on its node.
                             let captured = found.entries.is_some();
                             let on_failure = if captured { OnFailure::Keep } else { on_failure };
-                            return Err(self.given_up(snapshot, why, on_failure).await);
+                            return Err(self.given_up(&found, why, on_failure).await);
                         }
                         State::Waiting => refused_since = None,
                         State::Refused(why) => {
                             let since = *refused_since.get_or_insert_with(Instant::now);
                             if since.elapsed() >= REFUSAL_TIMEOUT {
                                 let why = format!("snapshot {name} is refused: {why}");
-                                return Err(self.given_up(snapshot, why, on_failure).await);
+                                return Err(self.given_up(&found, why, on_failure).await);
                             }
                         }
                     }
@@ -103,7 +103,11 @@ impl Session {
         }
         let Snapshot { name, uid, .. } = snapshot;
         match self.client.delete::<VolumeSnapshot>(Some(&self.namespace), name, uid).await {
-            Ok(()) => anyhow!("{why}; VolumeSnapshot {name} was deleted").into(),
+            Ok(()) => {
+                let retained = snapshot.retained().map(|retained| format!(". But {retained}"));
+                anyhow!("{why}; VolumeSnapshot {name} was deleted{}", retained.unwrap_or_default())
+                    .into()
+            }
             Err(error) => anyhow!("{why}; VolumeSnapshot {name} stays: {error}").into(),
         }
     }

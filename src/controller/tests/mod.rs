@@ -308,6 +308,11 @@ async fn retain_keeps_the_snapshot_when_its_objects_are_deleted() {
     world.class("keep", "Retain", json!({}));
     world.request(json!({"volumeSnapshotClassName": "keep"}));
     world.settle().await;
+    let policy = |world: &World| {
+        let snapshot = world.api.get(&format!("{VS}/ws-1")).unwrap();
+        snapshot["metadata"]["annotations"]["ovl.csi.dev/deletion-policy"].clone()
+    };
+    assert_eq!(policy(&world), "Retain");
     world.api.delete(&format!("{VS}/ws-1"));
     world.settle().await;
     assert!(world.api.get(&format!("{VS}/ws-1")).is_none());
@@ -324,10 +329,12 @@ async fn retain_keeps_the_snapshot_when_its_objects_are_deleted() {
     let world = World::new();
     world.request(json!({}));
     world.settle().await;
+    assert_eq!(policy(&world), "Delete");
     world
         .api
         .patch(&format!("{CONTENTS}/ws-1-content"), json!({"spec": {"deletionPolicy": "Retain"}}));
     world.settle().await;
+    assert_eq!(policy(&world), "Retain");
     for path in [format!("{VS}/ws-1"), format!("{CONTENTS}/ws-1-content")] {
         world.api.delete(&path);
         world.settle().await;

@@ -98,7 +98,10 @@ fn deleted_during_push(ns: &TestNamespace<'_>) -> Result<()> {
 /// What a class retains stays after the user's object is deleted, until the administrator deletes
 /// it.
 fn retained(ns: &TestNamespace<'_>, node: &Node<'_>, kept: &Snapshot) -> Result<()> {
-    ns.delete_snapshot("kept")?;
+    let deleted = ns.kubectl_ovl(&["delete", "kept", "--wait"]).limit(POD_TIMEOUT).outcome()?;
+    let stays = format!("VolumeSnapshotContent {} stay", kept.content()?);
+    let says = deleted.status.success() && deleted.stderr.contains(&stays);
+    ensure!(says, "kubectl ovl delete: {}: {}", deleted.status, deleted.stderr);
     ensure!(ns.exists("volumesnapshotcontent", kept.content()?)?, "its content was deleted");
     ensure!(ns.exists("overlaysnapshot", &kept.id()?)?, "its OverlaySnapshot was deleted");
     ensure!(manifest(ns, kept)? == 200, "its manifest was deleted");

@@ -59,7 +59,9 @@ fn failures(ns: &TestNamespace<'_>) -> Result<()> {
     let whole =
         line.contains("Refused") && line.contains("VolumeSnapshotClass none does not exist");
     ensure!(whole, "the list is {list:?}");
-    succeeds(ns, &["delete", "refused", "--wait"]).map(drop)
+    let deleted = succeeds(ns, &["delete", "refused", "--wait"])?.stderr;
+    ensure!(!deleted.contains("does not exist"), "it printed the former reason: {deleted:?}");
+    Ok(())
 }
 
 /// The parent of a snapshot is known by its uid, and what is in use is not deleted by mistake.
