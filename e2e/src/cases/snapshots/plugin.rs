@@ -51,6 +51,9 @@ fn failures(ns: &TestNamespace<'_>) -> Result<()> {
     let named =
         nowhere.contains("there is no node nosuch") && nowhere.contains(&ns.env.worker().name);
     ensure!(named, "it printed {nowhere:?}");
+    let tree = succeeds(ns, &["tree", "-A"])?.stdout;
+    let row = |line: &str| line.split_whitespace().eq([ns.namespace, "ws-1"]);
+    ensure!(tree.lines().any(row), "the tree is {tree:?}");
     // One that kubectl created stays, and the list has the reason.
     ns.request_snapshot("refused", "demo", "none")?;
     ns.wait_for_annotation("refused", "phase", |phase| phase == "Refused")?;
