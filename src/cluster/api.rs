@@ -157,7 +157,8 @@ impl Client {
     /// The error of the API server; of class [`Class::Conflict`] where the name is taken.
     pub async fn create<T: Kind>(&self, object: &T) -> Result<T, ClusterError> {
         let api = T::api(self, object.namespace().as_deref());
-        self.bound(T::REQUEST.create, api.create(&PostParams::default(), object)).await
+        let params = PostParams { dry_run: self.is_dry_run(), ..PostParams::default() };
+        self.bound(T::REQUEST.create, api.create(&params, object)).await
     }
 
     /// Changes an object by a merge patch (RFC 7386). A `metadata.uid` in the patch must be the uid of the object.
@@ -172,7 +173,8 @@ impl Client {
         changes: &Value,
     ) -> Result<Option<T>, ClusterError> {
         let api = T::api(self, namespace);
-        let (params, patch) = (PatchParams::default(), Patch::Merge(changes));
+        let params = PatchParams { dry_run: self.is_dry_run(), ..PatchParams::default() };
+        let patch = Patch::Merge(changes);
         optional(self.bound(T::REQUEST.change, api.patch(name, &params, &patch)).await)
     }
 
@@ -187,7 +189,8 @@ impl Client {
         changes: &Value,
     ) -> Result<Option<T>, ClusterError> {
         let api = T::api(self, namespace);
-        let (params, patch) = (PatchParams::default(), Patch::Merge(changes));
+        let params = PatchParams { dry_run: self.is_dry_run(), ..PatchParams::default() };
+        let patch = Patch::Merge(changes);
         optional(self.bound(T::REQUEST.change, api.patch_status(name, &params, &patch)).await)
     }
 
@@ -203,7 +206,11 @@ impl Client {
         uid: &str,
     ) -> Result<(), ClusterError> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            dry_run: self.is_dry_run(),
+            ..DeleteParams::default()
+        };
         let api = T::api(self, namespace);
         match self.bound(T::REQUEST.delete, api.delete(name, &params)).await {
             Err(error) if !matches!(error.class(), Class::NotFound | Class::Conflict) => Err(error),

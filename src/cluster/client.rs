@@ -17,6 +17,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Client {
     kube: kube::Client,
     timeout: Duration,
+    dry_run: bool,
 }
 
 impl Client {
@@ -37,12 +38,22 @@ impl Client {
 
     /// Wraps a client that the caller has built.
     pub(super) fn of(client: kube::Client) -> Self {
-        Self { kube: client, timeout: REQUEST_TIMEOUT }
+        Self { kube: client, timeout: REQUEST_TIMEOUT, dry_run: false }
     }
 
     /// The same client with another timeout of its requests.
     pub(super) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    /// The same client, whose changes the API server checks and does not store (`dryRun=All`).
+    pub fn dry_run(&self) -> Self {
+        Self { dry_run: true, ..self.clone() }
+    }
+
+    /// Whether the API server must not store changes.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.dry_run
     }
 
     pub(super) fn kube(&self) -> kube::Client {

@@ -214,7 +214,11 @@ impl FakeApi {
             return Ok(version);
         }
         if method != "GET" {
-            return self.change(method, path, body);
+            let is_dry_run = query.contains("dryRun=All") || body["dryRun"] == json!(["All"]);
+            return match is_dry_run {
+                true => self.0.store.lock().unwrap().clone().change(method, &Path::of(path), body),
+                false => self.change(method, path, body),
+            };
         }
         let at = Path::of(path);
         let store = self.0.store.lock().unwrap();

@@ -5,11 +5,11 @@
 //!
 //! Deliberately absent: requests that need rights on the whole cluster.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use kube::{
     Config,
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
 use url::Url;
@@ -28,12 +28,32 @@ pub struct Connection {
     pub cluster: Option<String>,
     /// The name of a user of the kubeconfig, in place of the context's.
     pub user: Option<String>,
+    /// The URL of the API server, in place of the cluster's.
+    pub server: Option<String>,
+    /// A bearer token, in place of all credentials of the user.
+    pub token: Option<BearerToken>,
     /// The user to impersonate.
     pub impersonate: Option<String>,
     /// The groups of the user to impersonate.
     pub impersonate_groups: Vec<String>,
     /// The timeout of each request.
     pub request_timeout: Option<Duration>,
+}
+
+/// A token with which a user authenticates. `Debug` does not show it.
+#[derive(Clone)]
+pub struct BearerToken(String);
+
+impl From<String> for BearerToken {
+    fn from(token: String) -> Self {
+        Self(token)
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken")
+    }
 }
 
 impl Client {
@@ -82,19 +102,33 @@ impl Connection {
 }
 
 async fn config(connection: &Connection) -> Result<Config, ClusterError> {
+    let mut config = found_config(connection).await?;
+    if let Some(BearerToken(token)) = &connection.token {
+        let token = Some(token.clone().into());
+        config.auth_info = AuthInfo { token, ..AuthInfo::default() };
+    }
+    Ok(config)
+}
+
+/// The config of the kubeconfig, or of this pod.
+async fn found_config(connection: &Connection) -> Result<Config, ClusterError> {
     let Connection { kubeconfig, context, cluster, user, .. } = connection;
     let options = KubeConfigOptions {
         context: context.clone(),
         cluster: cluster.clone(),
         user: user.clone(),
     };
+    let server = connection.server.as_deref().map(server_url).transpose()?;
     let names_nothing = [context, cluster, user].into_iter().all(Option::is_none);
     let read = match kubeconfig {
         Some(file) => Kubeconfig::read_from(file),
         None => match Kubeconfig::read() {
             // The user has no kubeconfig: this may be a pod.
             Err(error) if names_nothing && is_missing(&error) => {
-                return Config::incluster().map_err(|_| unusable(&error));
+                return match server {
+                    Some(server) => with_proxy(Config::new(uri(&server)?)),
+                    None => Config::incluster().map_err(|_| unusable(&error)),
+                };
             }
             read => read,
         },
@@ -103,14 +137,34 @@ async fn config(connection: &Connection) -> Result<Config, ClusterError> {
     let has_own_proxy = has_proxy(&read, &options);
     let config = Config::from_custom_kubeconfig(read, &options).await;
     let mut config = config.map_err(|error| unusable(&error))?;
-    if !has_own_proxy {
-        // kube compares NO_PROXY with the proxy itself and not with the server, and takes no proxy without a scheme.
-        let proxies =
-            HttpProxies::from_env().map_err(|e| ClusterError::Kubeconfig(e.to_string()))?;
-        let server = Url::parse(&config.cluster_url.to_string()).ok();
-        let proxy = server.as_ref().and_then(|server| proxies.of(server));
-        config.proxy_url = proxy.and_then(|proxy| proxy.as_str().parse().ok());
+    if let Some(server) = server {
+        config.cluster_url = uri(&server)?;
     }
+    if has_own_proxy { Ok(config) } else { with_proxy(config) }
+}
+
+/// Checks the URL of --server.
+fn server_url(text: &str) -> Result<Url, ClusterError> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
+    url.ok_or_else(|| {
+        ClusterError::Kubeconfig(format!(
+            "the server {text:?} is not a URL: write https://HOST or https://HOST:PORT"
+        ))
+    })
+}
+
+fn uri<U: FromStr>(url: &Url) -> Result<U, ClusterError> {
+    let unusable = || ClusterError::Kubeconfig(format!("the server {url} cannot be used"));
+    url.as_str().parse().map_err(|_| unusable())
+}
+
+/// The config with the proxy of the environment.
+fn with_proxy(mut config: Config) -> Result<Config, ClusterError> {
+    // kube compares NO_PROXY with the proxy itself and not with the server, and takes no proxy without a scheme.
+    let proxies = HttpProxies::from_env().map_err(|e| ClusterError::Kubeconfig(e.to_string()))?;
+    let server = Url::parse(&config.cluster_url.to_string()).ok();
+    let proxy = server.as_ref().and_then(|server| proxies.of(server));
+    config.proxy_url = proxy.and_then(|proxy| proxy.as_str().parse().ok());
     Ok(config)
 }
 

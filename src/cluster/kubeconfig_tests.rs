@@ -53,6 +53,33 @@ async fn the_context_decides_cluster_and_namespace() {
 }
 
 #[tokio::test]
+async fn a_server_and_a_token_replace_those_of_the_kubeconfig() {
+    let dir = tempfile::tempdir().unwrap();
+    // The plugin would fail if it ran.
+    let file = kubeconfig(
+        &dir,
+        "{exec: {apiVersion: x, command: /no/such/plugin}, client-certificate-data: YQ==, client-key-data: YQ==}",
+    );
+    let connection = |server: &str| Connection {
+        server: Some(server.to_owned()),
+        token: Some(SECRET.to_owned().into()),
+        ..of(&file, None)
+    };
+    let given = connection("https://10.0.0.1:6443");
+    assert!(!format!("{given:?}").contains(SECRET), "{given:?}");
+    let config = config(&given).await.unwrap();
+    assert_eq!(config.cluster_url.to_string(), "https://10.0.0.1:6443/");
+    let AuthInfo { token, exec, client_certificate_data, .. } = &config.auth_info;
+    assert!(token.is_some() && exec.is_none() && client_certificate_data.is_none());
+    let (_, namespace) = Client::connect(&given).await.unwrap();
+    assert_eq!(namespace, "ci");
+    for bad in ["10.0.0.1:6443", "", "ftp://a"] {
+        let error = Client::connect(&connection(bad)).await.unwrap_err();
+        assert!(error.to_string().contains("is not a URL: write https://HOST"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn errors_quote_no_secret_of_a_kubeconfig_or_a_plugin() {
     let dir = tempfile::tempdir().unwrap();
     let api = "client.authentication.k8s.io/v1";

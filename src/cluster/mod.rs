@@ -40,7 +40,7 @@ pub use client::Client;
 pub use core_v1::{NodeState, Pod, PodVolume, SecretData, SecretKind};
 pub use error::ClusterError;
 pub use events::Events;
-pub use kubeconfig::Connection;
+pub use kubeconfig::{BearerToken, Connection};
 pub use lease::Lease;
 pub use reconcile::{Action, Values};
 pub use recorder::{Event, EventType, Regarding};

@@ -152,7 +152,8 @@ impl Client {
         let object: DynamicObject = serde_json::from_value(object.clone())
             .map_err(|e| ClusterError::of(create, kube::Error::SerdeError(e)))?;
         let api = self.untyped(kind, Some(namespace));
-        let made = self.bound(create, api.create(&PostParams::default(), &object)).await?;
+        let params = PostParams { dry_run: self.is_dry_run(), ..PostParams::default() };
+        let made = self.bound(create, api.create(&params, &object)).await?;
         Ok(value(&made))
     }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{failure::Failure, print};
 use crate::{
-    cluster::Connection,
+    cluster::{BearerToken, Connection},
     dns_name::{is_label, is_subdomain},
     format,
     telemetry::Filter,
@@ -31,6 +31,12 @@ pub(super) struct ClusterArgs {
     /// A user of the kubeconfig [default: the user of the context]
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) user: Option<String>,
+    /// The URL of the API server [default: the server of the cluster]
+    #[arg(short, long, global = true, value_name = "URL")]
+    pub(super) server: Option<String>,
+    /// A bearer token, in place of the user's credentials
+    #[arg(long, global = true, value_name = "TOKEN")]
+    pub(super) token: Option<BearerToken>,
     /// The namespace [default: the namespace of the context]
     #[arg(short, long, global = true, value_name = "NAME")]
     pub(super) namespace: Option<String>,
@@ -81,6 +87,8 @@ impl ClusterArgs {
             context: self.context.clone(),
             cluster: self.cluster.clone(),
             user: self.user.clone(),
+            server: self.server.clone(),
+            token: self.token.clone(),
             impersonate: self.impersonate.clone(),
             impersonate_groups: self.impersonate_groups.clone(),
             request_timeout: self.request_timeout,
@@ -158,6 +166,36 @@ impl Format {
             Self::Text => print::out(&text()),
             Self::Json => print::json(result),
             Self::Yaml => print::yaml(result),
+        }
+    }
+}
+
+/// Whether a command only shows what it would do.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct DryRunArgs {
+    /// Change nothing. client: only print what would be done; server: let the API server check it, too
+    #[arg(long, value_name = "WHERE", default_value = "none", default_missing_value = "client",
+          num_args = 0..=1, require_equals = true)]
+    pub(super) dry_run: DryRun,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DryRun {
+    /// Do it
+    None,
+    /// Send nothing that changes something
+    Client,
+    /// Send it, for the API server to check and not to store
+    Server,
+}
+
+impl DryRun {
+    /// What follows the line of a result, as in the output of kubectl.
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Client => " (dry run)",
+            Self::Server => " (server dry run)",
         }
     }
 }

@@ -130,6 +130,8 @@ pub(super) fn candidates(
                 "context" => cluster.context = Some(value.to_owned()),
                 "cluster" => cluster.cluster = Some(value.to_owned()),
                 "user" => cluster.user = Some(value.to_owned()),
+                "server" => cluster.server = Some(value.to_owned()),
+                "token" => cluster.token = Some(value.to_owned().into()),
                 "impersonate" => cluster.impersonate = Some(value.to_owned()),
                 "impersonate_groups" => cluster.impersonate_groups.push(value.to_owned()),
                 "of" => of_workload = true,

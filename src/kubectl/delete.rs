@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    args::{NamedFormat, NamedOutput, TimeoutArgs, object_name},
+    args::{DryRun, DryRunArgs, NamedFormat, NamedOutput, TimeoutArgs, object_name},
     failure::Failure,
     print,
     session::Session,
@@ -45,6 +45,8 @@ pub(super) struct DeleteArgs {
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
+    dry_run: DryRunArgs,
+    #[command(flatten)]
     timeout_args: TimeoutArgs,
     #[command(flatten)]
     output: NamedOutput,
@@ -59,7 +61,10 @@ pub(super) async fn run(session: &Session, args: &DeleteArgs, ask: Ask) -> Resul
     for name in &args.names {
         snapshots.push(session.snapshot(name).await?);
     }
+    let dry_run = args.dry_run.dry_run;
     if !args.force {
+        // Nothing is deleted by a dry run, so it asks nothing: it fails as without a terminal.
+        let ask = if dry_run == DryRun::None { ask } else { |_: &str| None };
         session.check_unused(&snapshots, ask).await?;
     }
     let (mut deleted, mut failure) = (Vec::new(), None);
@@ -122,17 +127,29 @@ impl Session {
 
     async fn delete(&self, snapshot: &Snapshot, args: &DeleteArgs) -> Result<(), Failure> {
         let Snapshot { name, uid, .. } = snapshot;
-        self.client
-            .delete::<VolumeSnapshot>(Some(&self.namespace), name, uid)
-            .await
-            .map_err(|error| anyhow!(error).context(format!("snapshot {name} was not deleted")))?;
-        if args.wait {
+        let dry_run = args.dry_run.dry_run;
+        let client = match dry_run {
+            DryRun::None => Some(self.client.clone()),
+            DryRun::Client => None,
+            DryRun::Server => Some(self.client.dry_run()),
+        };
+        if let Some(client) = client {
+            let deleted = client.delete::<VolumeSnapshot>(Some(&self.namespace), name, uid).await;
+            deleted.map_err(|error| {
+                anyhow!(error).context(format!("snapshot {name} was not deleted"))
+            })?;
+        }
+        if args.wait && dry_run == DryRun::None {
             self.until_gone(snapshot, args.timeout_args.timeout).await?;
         }
         match args.output.output {
             NamedFormat::Text => {
-                let state = if args.wait { "is deleted" } else { "is being deleted" };
-                print::out(&format!("snapshot {name} {state}\n"))?;
+                let state = match (dry_run, args.wait) {
+                    (DryRun::None, true) => "is deleted",
+                    (DryRun::None, false) => "is being deleted",
+                    (DryRun::Client | DryRun::Server, _) => "would be deleted",
+                };
+                print::out(&format!("snapshot {name} {state}{}\n", dry_run.suffix()))?;
             }
             NamedFormat::Name => print::out(&(snapshot.resource() + "\n"))?,
             NamedFormat::Json | NamedFormat::Yaml => {}

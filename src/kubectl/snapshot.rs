@@ -7,18 +7,18 @@ use clap::Args;
 
 use super::{
     args::{
-        NamedFormat, NamedOutput, PodVolume, TimeoutArgs, name_prefix, object_name, value,
-        volume_name,
+        DryRun, DryRunArgs, NamedFormat, NamedOutput, PodVolume, TimeoutArgs, name_prefix,
+        object_name, value, volume_name,
     },
     failure::Failure,
     pod, print,
     session::Session,
-    snapshot_view::Snapshot,
+    snapshot_view::{Snapshot, resource},
     wait::OnFailure,
 };
 use crate::{
     cluster::{
-        JsonKind,
+        Client, JsonKind,
         annotation_keys::{PENDING, SOURCE},
         snapshot_api::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec},
     },
@@ -36,6 +36,8 @@ Examples:
   kubectl ovl snapshot demo demo-1
   # A new name each time, as a CronJob needs it
   kubectl ovl snapshot demo work --generate-name nightly-
+  # Show the VolumeSnapshot that would be created, after the API server has checked it
+  kubectl ovl snapshot demo work demo-2 --dry-run=server -o yaml
   # Do not wait, and print only the name
   kubectl ovl snapshot demo work demo-2 --no-wait -o name";
 
@@ -72,6 +74,8 @@ pub(super) struct SnapshotArgs {
     #[arg(long, overrides_with = "wait")]
     no_wait: bool,
     #[command(flatten)]
+    dry_run: DryRunArgs,
+    #[command(flatten)]
     timeout_args: TimeoutArgs,
     #[command(flatten)]
     output: NamedOutput,
@@ -103,6 +107,9 @@ pub(super) async fn run(session: &Session, args: &SnapshotArgs) -> Result<(), Fa
         (None, None) => new_name(&args.target.pod, &volume, &random()?),
     };
     let new = manifest(&args.target.pod, &volume, &name, args.class.as_deref())?;
+    if args.dry_run.dry_run != DryRun::None {
+        return args.show(session, new).await;
+    }
     let mut snapshot = session.take(new).await?;
     if !args.no_wait {
         let limit = args.timeout_args.timeout;
@@ -118,6 +125,23 @@ pub(super) async fn run(session: &Session, args: &SnapshotArgs) -> Result<(), Fa
 }
 
 impl SnapshotArgs {
+    /// Prints the VolumeSnapshot that would be created.
+    async fn show(&self, session: &Session, mut new: VolumeSnapshot) -> Result<(), Failure> {
+        new.metadata.namespace = Some(session.namespace.clone());
+        let dry_run = self.dry_run.dry_run;
+        if dry_run == DryRun::Server {
+            new = session.create(&session.client.dry_run(), &new).await?;
+        }
+        let name = resource(new.metadata.name.as_deref().unwrap_or_default());
+        match self.output.output {
+            NamedFormat::Json => print::json(&new)?,
+            NamedFormat::Yaml => print::yaml(&new)?,
+            NamedFormat::Name => print::out(&(name + "\n"))?,
+            NamedFormat::Text => print::out(&format!("{name} created{}\n", dry_run.suffix()))?,
+        }
+        Ok(())
+    }
+
     /// What the words after the pod mean. A single word is the name, unless the name is generated.
     pub(super) fn given(&self) -> Result<Given, Failure> {
         let words: Vec<_> = [&self.volume, &self.name].into_iter().flatten().collect();
@@ -207,26 +231,29 @@ impl Session {
     /// Creates a VolumeSnapshot.
     pub(super) async fn take(&self, mut object: VolumeSnapshot) -> Result<Snapshot, Failure> {
         object.metadata.namespace = Some(self.namespace.clone());
-        let name = object.metadata.name.clone().unwrap_or_default();
-        let created = match self.client.create(&object).await {
-            Err(error) if error.class() == Class::Conflict => {
-                return Err(anyhow!(
-                    "VolumeSnapshot {name} exists already in namespace {}; use another name, or delete it first",
-                    self.namespace
-                )
-                .into());
-            }
-            Err(error) if error.class() == Class::NotFound => {
-                return Err(anyhow!(
-                    "the cluster has no kind VolumeSnapshot (an administrator must install the snapshot CRDs), or there is no namespace {}",
-                    self.namespace
-                )
-                .into());
-            }
-            created => created?,
-        };
+        let created = self.create(&self.client, &object).await?;
         Snapshot::of(&created, &self.driver).ok_or_else(|| {
+            let name = object.metadata.name.unwrap_or_default();
             anyhow!("the cluster changed the annotations of VolumeSnapshot {name}").into()
+        })
+    }
+
+    /// Creates a VolumeSnapshot with a client, which may only try it.
+    async fn create(
+        &self,
+        client: &Client,
+        object: &VolumeSnapshot,
+    ) -> Result<VolumeSnapshot, Failure> {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let namespace = &self.namespace;
+        Ok(match client.create(object).await {
+            Err(error) if error.class() == Class::Conflict => Err(anyhow!(
+                "VolumeSnapshot {name} exists already in namespace {namespace}; use another name, or delete it first"
+            ))?,
+            Err(error) if error.class() == Class::NotFound => Err(anyhow!(
+                "the cluster has no kind VolumeSnapshot (an administrator must install the snapshot CRDs), or there is no namespace {namespace}"
+            ))?,
+            created => created?,
         })
     }
 }

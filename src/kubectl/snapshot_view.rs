@@ -220,8 +220,13 @@ impl Snapshot {
 
     /// Its kind and its name, as other commands of kubectl take them.
     pub(super) fn resource(&self) -> String {
-        format!("{RESOURCE}/{}", self.name)
+        resource(&self.name)
     }
+}
+
+/// The kind and the name of a VolumeSnapshot, as other commands of kubectl take them.
+pub(super) fn resource(name: &str) -> String {
+    format!("{RESOURCE}/{name}")
 }
 
 fn number<T: FromStr>(text: Option<String>) -> Option<T> {

@@ -412,6 +412,38 @@ async fn a_fork_is_not_created_for_a_node_on_which_it_never_runs() {
 }
 
 #[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let api = api();
+    stored(&api, "a");
+    for place in ["=client", "=server", ""] {
+        for format in ["text", "json", "yaml", "name"] {
+            ovl(&api, &format!("snapshot dev-0 ws b --dry-run{place} -o {format}")).await.unwrap();
+            ovl(&api, &format!("delete a --wait --dry-run{place} -o {format}")).await.unwrap();
+        }
+    }
+    assert_eq!(names(&api, SNAPSHOTS), ["a"]);
+    let changes = |line: &str| {
+        let before = api.requests().len();
+        let (api, line) = (&api, line.to_owned());
+        async move {
+            let failed = ovl(api, &line).await.is_err();
+            let requests = api.requests().split_off(before);
+            (failed, requests.iter().filter(|seen| seen.method != "GET").count())
+        }
+    };
+    assert_eq!(changes("snapshot dev-0 ws b --dry-run=client").await, (false, 0));
+    assert_eq!(changes("delete a --dry-run=client").await, (false, 0));
+    assert_eq!(changes("delete a --dry-run=server").await, (false, 1));
+    // The API server refuses it as it would refuse the snapshot itself.
+    assert_eq!(changes("snapshot dev-0 ws a --dry-run=server").await, (true, 1));
+    // So does the command.
+    assert_eq!(changes("snapshot dev-0 data b --dry-run=client").await, (true, 0));
+    assert_eq!(changes("delete none --dry-run=client").await, (true, 0));
+    assert_eq!(changes("delete a --dry-run=none").await, (false, 1));
+    assert!(names(&api, SNAPSHOTS).is_empty());
+}
+
+#[tokio::test]
 async fn a_wrong_word_is_refused_under_the_name_of_its_argument() {
     let api = api();
     for (line, argument) in [

@@ -57,7 +57,7 @@ pub(super) struct Change {
     pub(super) line: Value,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Store {
     objects: BTreeMap<Path, Value>,
     version: u64,

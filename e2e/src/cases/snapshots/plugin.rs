@@ -51,6 +51,10 @@ fn failures(ns: &TestNamespace<'_>) -> Result<()> {
     let named =
         nowhere.contains("there is no node nosuch") && nowhere.contains(&ns.env.worker().name);
     ensure!(named, "it printed {nowhere:?}");
+    let dry = succeeds(ns, &["snapshot", "demo", "dry", "--class", "local", "--dry-run=server"])?;
+    let line = format!("{RESOURCE}/dry created (server dry run)");
+    ensure!(dry.stdout.trim() == line, "it printed {:?}", dry.stdout);
+    ensure!(!ns.exists("volumesnapshot", "dry")?, "a dry run created a snapshot");
     let tree = succeeds(ns, &["tree", "-A"])?.stdout;
     let row = |line: &str| line.split_whitespace().eq([ns.namespace, "ws-1"]);
     ensure!(tree.lines().any(row), "the tree is {tree:?}");
