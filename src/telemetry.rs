@@ -23,10 +23,14 @@ impl Default for Filter {
     }
 }
 
+/// The levels that a filter can name. [`EnvFilter`] takes any other word for the name of a module, whose lines it then
+/// writes alone, so a mistyped level would turn the log off.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// A text that is not a log filter, and the parser's reason.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{text:?} is not a log filter ({why}); use error, warn, info, debug or trace, or levels by module as in info,ovl::volumes=debug"
+    "{text:?} is not a log filter ({why}); use off, error, warn, info, debug or trace, or levels by module as in info,ovl::volumes=debug"
 )]
 pub struct FilterError {
     text: String,
@@ -37,9 +41,15 @@ impl FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, FilterError> {
+        let refused = |why: String| FilterError { text: text.to_owned(), why };
+        let level = |part: &str| part.rsplit_once('=').map_or(part, |(_, level)| level).to_owned();
+        let mut levels = text.split(',').filter(|_| !text.is_empty()).map(level);
+        if let Some(level) = levels.find(|level| !LEVELS.contains(&level.as_str())) {
+            return Err(refused(format!("{level:?} is not a level")));
+        }
         match EnvFilter::try_new(text) {
             Ok(_) => Ok(Self(text.to_owned())),
-            Err(why) => Err(FilterError { text: text.to_owned(), why: why.to_string() }),
+            Err(why) => Err(refused(why.to_string())),
         }
     }
 }
@@ -79,7 +89,7 @@ mod tests {
         for good in ["info", "warn,ovl::csi=trace", "off", "ovl[call{volume=csi-1}]=debug"] {
             assert!(good.parse::<Filter>().is_ok(), "{good:?}");
         }
-        for bad in ["ovl=loud", "info,=,"] {
+        for bad in ["ovl=loud", "info,=,", "blah", "info,ovl::image", "ovl=", "info,", "INFO"] {
             let error = bad.parse::<Filter>().unwrap_err().to_string();
             assert!(error.contains(bad), "{error}");
         }

@@ -72,6 +72,7 @@ fn arguments_of_the_plugin_that_cannot_be_used_are_named_and_exit_with_2() {
         (&["diff", "a/b/c"], "expected lower-case letters"),
         (&["completion", "tcsh"], "possible values: bash, zsh, fish"),
         (&["list", "--log", "ovl=loud"], "is not a log filter"),
+        (&["list", "--log", "blah"], "\"blah\" is not a level"),
         (&["delete", "a", "--dry-run=some"], "possible values: none, client, server"),
     ] {
         let (code, _, output) = plugin(args);

@@ -94,7 +94,7 @@ impl Command {
 
 #[derive(Debug, Args)]
 struct Log {
-    /// The log level (error, warn, info, debug, trace), or levels by module as in `info,ovl::volumes=debug`
+    /// The log level (off, error, warn, info, debug, trace), or levels by module as in `info,ovl::volumes=debug`
     #[arg(
         long = "log",
         global = true,

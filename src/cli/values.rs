@@ -32,3 +32,21 @@ pub(super) fn required_check(name: &str) -> Result<String, String> {
     }
     Err(format!("expected one of the required checks that can be ignored: {}", names.join(", ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_chart_accepts_the_same_checks_to_ignore() {
+        let schema = include_str!("../../charts/ovl-csi/values.schema.json");
+        let schema: Value = serde_json::from_str(schema).unwrap();
+        let names = schema["properties"]["ignoredChecks"]["items"]["enum"].as_array().unwrap();
+        let listed = names.iter().map(|name| name.as_str().unwrap()).collect::<Vec<_>>().join(", ");
+        let refusal = required_check("colour").unwrap_err();
+        assert!(refusal.ends_with(&format!(": {listed}")), "{refusal}, and the chart has {listed}");
+        assert_eq!(required_check("d_type").as_deref(), Ok("d_type"));
+    }
+}
