@@ -133,9 +133,19 @@ httpGet:
   port: {{ .Values.healthPort }}
 {{- end -}}
 
-{{/* All registries with an entry: those of the values, and the release's own registry. As YAML. */}}
+{{/* All registries with an entry: those of the values, and the release's own registry. As YAML. Fails for a key that is no
+registry: the driver would look for its hosts.toml under another name. */}}
 {{- define "ovl-csi.registries" -}}
 {{- $all := deepCopy .Values.registries -}}
+{{- $label := "[a-z0-9]([a-z0-9-]*[a-z0-9])?" -}}
+{{- $address := "\\[[0-9a-f:.]+\\]" -}}
+{{- $alone := printf "^(localhost|%s([.]%s)+|%s)$" $label $label $address -}}
+{{- $withPort := printf "^(%s([.]%s)*|%s):[1-9][0-9]{0,4}$" $label $label $address -}}
+{{- range $key := keys $all | sortAlpha -}}
+{{- if not (or (regexMatch $alone $key) (regexMatch $withPort $key)) -}}
+{{- fail (printf "registries: the key %q is not a registry: write localhost, or a name or an address with a dot or a port (registry.example, registry:5000, 10.0.0.5, [fd00::1]:5000), in lower case, without https:// and without a path" $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.registry.enabled -}}
 {{- $host := include "ovl-csi.registryHost" . -}}
 {{- $server := printf "server = \"https://%s\"" (include "ovl-csi.registryAddress" .) -}}
