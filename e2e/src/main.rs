@@ -138,7 +138,7 @@ fn run() -> Result<ExitCode> {
         }
         ["up"] => {
             let h = Harness::start()?;
-            let prerequisites = prerequisites::provision(&h)?;
+            let prerequisites = prerequisites::provision(&h, Purpose::Try)?;
             lifecycle::up(&h, &prerequisites, Purpose::Try)?;
         }
         ["clean"] => cleanup::all(&Harness::start()?)?,

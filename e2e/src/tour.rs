@@ -1,19 +1,21 @@
-//! `cargo xtask try`: the driver in a cluster. It shows a pod's volume from the pod and from its
+//! `cargo xtask try`: the driver in a cluster, and the kubectl plugin. It shows a pod's volume from the pod and from its
 //! node, takes a snapshot of the volume, and starts a pod from the snapshot on the other node. The
 //! cluster and both pods stay.
 //!
 //! Deliberately absent: claims. Every line is read from the cluster while it is printed. An
 //! unexpected result ends the tour with an error.
 //!
-//! May use: machine, cluster, env
+//! May use: machine, cluster, driver, env
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::prerequisites;
 use crate::cluster::purpose::Purpose;
+use crate::driver;
 use crate::env::chart::{NAMESPACE, RELEASE};
 use crate::env::environment::{self, Environment};
 use crate::env::namespace::TestNamespace;
@@ -46,8 +48,12 @@ const WRITES: &str = "cd /work && echo 'written by the pod' > note && echo 'and 
 pub fn run(h: &Harness, repo: &Path) -> Result<()> {
     h.progress
         .say("Setting up a cluster with the driver (missing parts are built once, and kept):");
-    let prerequisites = prerequisites::provision(h)?;
+    let prerequisites = prerequisites::provision(h, Purpose::Try)?;
     let env = environment::set_up(h, repo, &prerequisites, Purpose::Try)?;
+    let plugin = driver::plugin(h, repo)?;
+    let used = [("kubectl", &*prerequisites.kubectl), ("helm", &*prerequisites.helm)];
+    let bin = h.cache.programs();
+    let programs = link_programs(&bin, &used, &plugin)?;
     let example = fs::read_to_string(repo.join(EXAMPLE));
     let example = example.with_context(|| format!("reading {EXAMPLE}"))?;
     let ns = TestNamespace { env: &env, namespace: "default" };
@@ -67,7 +73,7 @@ pub fn run(h: &Harness, repo: &Path) -> Result<()> {
     ns.delete(POD)?;
     show_end(&node, &uid, &say)?;
     h.progress.step("starting the pod again", seconds(10), |_| start())?;
-    say(&hints(&env, &node));
+    say(&hints(&env, &node, &bin, &programs));
     Ok(())
 }
 
@@ -164,27 +170,81 @@ fn show_end(node: &Node<'_>, uid: &str, say: &impl Fn(&str)) -> Result<()> {
     Ok(())
 }
 
-/// The commands to try next.
-fn hints(env: &Environment, node: &Node<'_>) -> String {
+/// Puts links to the kubectl plugin, and to the kubectl and the helm that the harness has built, into a directory for the
+/// user's `PATH`. Those that were in `PATH` stay as they are. Returns the names of the links.
+fn link_programs(
+    dir: &Path,
+    programs: &[(&'static str, &Path)],
+    plugin: &Path,
+) -> Result<Vec<&'static str>> {
+    let making = || format!("making {}", dir.display());
+    fs::create_dir_all(dir).with_context(making)?;
+    // By the second name kubectl completes the words after `kubectl ovl`.
+    let plugin = [("kubectl-ovl", plugin), ("kubectl_complete-ovl", plugin)];
+    let mut linked = Vec::new();
+    for (name, program) in plugin.iter().chain(programs).copied() {
+        let link = dir.join(name);
+        // Of an earlier run, which may have built a program that is in `PATH` now.
+        if link.is_symlink() {
+            fs::remove_file(&link).with_context(|| format!("removing {}", link.display()))?;
+        }
+        if program.is_absolute() {
+            symlink(program, &link).with_context(|| format!("linking {}", link.display()))?;
+            linked.push(name);
+        }
+    }
+    Ok(linked)
+}
+
+/// The commands to try next. `dir` has `programs`.
+fn hints(env: &Environment, node: &Node<'_>, dir: &Path, programs: &[&str]) -> String {
     let prerequisites = &env.cluster.prerequisites;
-    // A kubectl that the harness built is in no directory of PATH, and the settings of the
-    // harness's engine are not in the shell.
-    let alias = match prerequisites.kubectl.is_absolute() {
-        true => format!("  alias kubectl={}\n", prerequisites.kubectl.display()),
-        false => String::new(),
-    };
-    let kubectl = format!("kubectl --context kind-{}", env.cluster.name);
+    let context = format!("--context kind-{}", env.cluster.name);
+    let kubectl = format!("kubectl {context}");
+    let dir = dir.display();
+    let programs = programs.join(", ");
+    // The settings of the harness's engine are not in the shell.
     let docker = prerequisites.engine.command_line(&["exec", "-it", &node.name, "ls", STORE]);
     format!(
-        "\nThe cluster stays, with both pods running. Look around:\n{alias}\
+        "\nThe cluster stays, with both pods running. {dir} has {programs}. Look around:\n\
+         \x20 export PATH={dir}:$PATH\n\
+         \x20 kubectl ovl list {context}\n\
+         \x20 kubectl ovl snapshot {POD} work my-1 {context}\n\
+         \x20 kubectl ovl diff {SNAPSHOT} {context}\n\
          \x20 {kubectl} exec -it {POD} -- bash\n\
          \x20 {kubectl} get volumesnapshots,overlaysnapshots\n\
          \x20 {kubectl} describe pod {POD}\n\
          \x20 {kubectl} --namespace {NAMESPACE} logs daemonset/{RELEASE}-node\n\
+         \x20 helm status {RELEASE} --namespace {NAMESPACE} --kube-context kind-{}\n\
          \x20 {docker}\n\
          Images that you push to {} are {}/… for a volume.\n\
+         docs/quickstart.md continues from its step 2, and docs/snapshots.md has all commands of `kubectl ovl`.\n\
          Remove all of it:\n\
          \x20 cargo xtask clean",
-        env.registry.here, env.registry.host
+        env.cluster.name, env.registry.here, env.registry.host
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn programs_that_were_built_are_linked_and_those_in_path_are_not() -> Result<()> {
+        let dir = std::env::temp_dir().join(format!("ovl-tour-{}", std::process::id()));
+        let link = |kubectl: &str, helm: &str| -> Result<Vec<PathBuf>> {
+            let programs = [("kubectl", kubectl), ("helm", helm)].map(|(n, p)| (n, Path::new(p)));
+            let linked = link_programs(&dir, &programs, Path::new("/b/kubectl-ovl"))?;
+            linked.iter().map(|name| Ok(fs::read_link(dir.join(name))?)).collect()
+        };
+        let plugin = ["/b/kubectl-ovl", "/b/kubectl-ovl"].map(PathBuf::from);
+        let built = ["/p/kubectl", "/p/helm"].map(PathBuf::from);
+        assert_eq!(link("/p/kubectl", "/p/helm")?, [plugin.clone(), built].concat());
+        // The user has installed both meanwhile.
+        assert_eq!(link("kubectl", "helm")?, plugin);
+        assert_eq!(fs::read_dir(&dir)?.count(), 2);
+        Ok(fs::remove_dir_all(&dir)?)
+    }
 }

@@ -35,6 +35,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cluster::prerequisites;
+use crate::cluster::purpose::Purpose;
 use crate::driver;
 use crate::driver::process::NodeProcess;
 use crate::machine::cache::Cache;
@@ -164,7 +165,7 @@ fn all(h: &Harness, repo: &Path, place: &Path, plan: &Plan) -> Result<Measured> 
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
     let mut registry = None;
     if parts.iter().any(|part| part.needs_image()) {
-        let prerequisites = prerequisites::provision(h)?;
+        let prerequisites = prerequisites::provision(h, Purpose::Test)?;
         let program = driver::program(h, repo)?;
         let image = registry.insert(BenchRegistry::ensure(h, &prerequisites)?);
         (rows, notes) = measure(h, &program, image, place, parts)?;

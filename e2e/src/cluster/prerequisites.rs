@@ -19,6 +19,7 @@ use anyhow::{Result, anyhow};
 
 use super::engine::Engine;
 use super::node_image::{self, Programs};
+use super::purpose::Purpose;
 use super::{kubectl, preflight};
 use crate::machine::harness::Harness;
 use crate::machine::progress::{minutes, seconds};
@@ -59,11 +60,11 @@ pub enum ImageSource {
     Built,
 }
 
-/// Provides all prerequisites.
+/// Provides all prerequisites of a cluster for this purpose.
 ///
 /// # Errors
 /// The first one that is missing, with a fix.
-pub fn provision(h: &Harness) -> Result<Prerequisites> {
+pub fn provision(h: &Harness, purpose: Purpose) -> Result<Prerequisites> {
     preflight::check(h)?;
     let engine = Engine::ensure(h)?;
     match pull(h, &engine) {
@@ -74,7 +75,7 @@ pub fn provision(h: &Harness) -> Result<Prerequisites> {
             let images = ImageSource::Pulled;
             Ok(Prerequisites { engine, images, node_image, base_image, kind, helm, kubectl })
         }
-        None => build(h, engine),
+        None => build(h, engine, purpose),
     }
 }
 
@@ -111,10 +112,10 @@ fn without_digest(image: &str) -> &str {
 }
 
 /// Builds everything that is missing.
-fn build(h: &Harness, mut engine: Engine) -> Result<Prerequisites> {
+fn build(h: &Harness, mut engine: Engine, purpose: Purpose) -> Result<Prerequisites> {
     let (kubernetes, small, system) = std::thread::scope(|scope| {
         let kubernetes = scope.spawn(|| run_build(|| programs::kubernetes().ensure(h)));
-        let small = scope.spawn(|| run_build(|| SmallPrograms::ensure(h)));
+        let small = scope.spawn(|| run_build(|| SmallPrograms::ensure(h, purpose)));
         let system = run_build(|| NodeSystem::ensure(h, &mut engine));
         let panicked = || anyhow!("a part of the build panicked");
         let kubernetes = kubernetes.join().unwrap_or_else(|_| Err(panicked()));
@@ -134,7 +135,10 @@ fn build(h: &Harness, mut engine: Engine) -> Result<Prerequisites> {
         snapshotter: small.snapshotter,
     };
     let node_image = node_image::assemble(h, &engine, &system.node_base, &programs)?;
-    drop_intermediates(h, &engine)?;
+    // They only take space, and the next run tries again.
+    if let Err(error) = drop_intermediates(h, &engine) {
+        h.progress.say(&format!("  {error:#}"));
+    }
     Ok(Prerequisites {
         engine,
         images: ImageSource::Built,
@@ -175,7 +179,7 @@ struct SmallPrograms {
 }
 
 impl SmallPrograms {
-    fn ensure(h: &Harness) -> Result<Self> {
+    fn ensure(h: &Harness, purpose: Purpose) -> Result<Self> {
         // The first to fail comes first: a machine without a C compiler fails at once.
         let pause = pause::ensure(h)?;
         let small = Self {
@@ -189,9 +193,11 @@ impl SmallPrograms {
             helm: programs::helm().ensure(h)?,
             snapshotter: programs::external_snapshotter().ensure(h)?,
         };
-        // Programs for the suites are compiled now, beside Kubernetes, and not after it.
-        for later in [programs::registry(), programs::csi_sanity(), programs::umoci()] {
-            later.ensure(h)?;
+        // What is needed later is compiled now, beside Kubernetes, and not after it.
+        programs::registry().ensure(h)?;
+        if purpose == Purpose::Test {
+            programs::csi_sanity().ensure(h)?;
+            programs::umoci().ensure(h)?;
         }
         Ok(small)
     }

@@ -51,12 +51,24 @@ pub fn static_target(h: &Harness, repo: &Path) -> Result<String> {
 /// # Errors
 /// As [`static_target`], or the program does not compile.
 pub fn program(h: &Harness, repo: &Path) -> Result<PathBuf> {
+    compiled(h, repo, "the driver", "ovl")
+}
+
+/// Builds the kubectl plugin, also as a static program, and returns its path.
+///
+/// # Errors
+/// As [`program`].
+pub fn plugin(h: &Harness, repo: &Path) -> Result<PathBuf> {
+    compiled(h, repo, "the kubectl plugin", "kubectl-ovl")
+}
+
+fn compiled(h: &Harness, repo: &Path, what: &str, program: &str) -> Result<PathBuf> {
     let target = static_target(h, repo)?;
-    h.progress.step("compiling the driver", minutes(2), |log| {
-        let build = cargo(h, repo).args(["build", "--release", "--locked", "--bin", "ovl"]);
+    h.progress.step(&format!("compiling {what}"), minutes(2), |log| {
+        let build = cargo(h, repo).args(["build", "--release", "--locked", "--bin", program]);
         build.args(["--target", &target]).log(log).run()
     })?;
-    Ok(h.cache.cargo_target().join(target).join("release/ovl"))
+    Ok(h.cache.cargo_target().join(target).join("release").join(program))
 }
 
 /// Adds a target to the toolchain of the sources. rustup adds those of rust-toolchain.toml only

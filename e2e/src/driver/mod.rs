@@ -10,7 +10,7 @@ mod cross;
 pub mod process;
 mod zigbuild;
 
-pub use build::{cargo, ensure_target, program, sources, static_target};
+pub use build::{cargo, ensure_target, plugin, program, sources, static_target};
 pub use crates::CrateProgram;
 pub use cross::{CrossCargo, private_dirs};
 pub use zigbuild::cargo_zigbuild;

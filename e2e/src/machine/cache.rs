@@ -82,6 +82,11 @@ impl Cache {
         self.root.join("target")
     }
 
+    /// Links to programs, for the `PATH` of a user.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("bin")
+    }
+
     /// Where zig and cargo-zigbuild keep what they compile for each target.
     pub fn zig(&self) -> PathBuf {
         self.root.join("zig")

@@ -32,7 +32,7 @@ const LOGGED: usize = 40;
 
 /// Sets up the environment, runs every case, and always tears the environment down.
 pub fn run(ctx: &SuiteContext<'_>, _log: &Path) -> Result<Report> {
-    let prerequisites = prerequisites::provision(ctx.h)?;
+    let prerequisites = prerequisites::provision(ctx.h, Purpose::Test)?;
     let env = environment::set_up(ctx.h, ctx.repo, &prerequisites, Purpose::Test);
     let ran = env.map(|env| run_all(ctx, &env));
     let torn_down = environment::teardown(ctx.h, &prerequisites, Purpose::Test)
