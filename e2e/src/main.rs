@@ -35,6 +35,7 @@ mod suites;
 mod toolchain;
 mod tour;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -58,7 +59,8 @@ usage: cargo xtask <command>
                   former versions: pulls, warm, snapshots, busy, controller, or all
   bench controller --count N
                   the controller with N snapshots, such as 500, instead of 5000
-  soak            run the long tests, with as many files as a layer may have
+  soak [PART]…    run the long tests: on as many files as a layer may have (large), and with the programs
+                  for arm64 in an emulated machine (arm64)
   release [--image REPOSITORY] [--allow-dirty] [--unreleased] [--profile PROFILE]
                   make all files of a release in target/dist and check them; --allow-dirty,
                   --unreleased (notes) and --profile quick are for trials
@@ -107,6 +109,7 @@ fn run() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["demo"] => demo::run(&driver::sources()?)?,
+        [demo::WITH, program] => demo::run_program(Path::new(program))?,
         ["try"] => tour::run(&Harness::start()?, &driver::sources()?)?,
         ["test", suites @ ..] => {
             let (quick, all_quick) = (suites == ["--quick"], suites::quick());
@@ -120,7 +123,9 @@ fn run() -> Result<ExitCode> {
             let plan = bench::Plan::parse(parts)?;
             bench::run(&Harness::start()?, &driver::sources()?, &plan)?;
         }
-        ["soak"] => suites::soak::run(&Harness::start()?, &driver::sources()?)?,
+        ["soak", parts @ ..] => {
+            suites::soak::run(&Harness::start()?, &driver::sources()?, parts)?;
+        }
         ["release", options @ ..] => {
             let options = release::Options::parse(options)?;
             release::run(&Harness::start()?, &driver::sources()?, &options)?;

@@ -18,7 +18,8 @@ use crate::machine::process::Cmd;
 use crate::machine::progress::seconds;
 use crate::machine::wait::wait_for;
 use crate::oci::image::any_signature;
-use crate::toolchain::{apt, programs};
+use crate::toolchain::apt::{self, Packages};
+use crate::toolchain::programs;
 
 /// Another program that pulls images.
 pub trait Peer {
@@ -60,10 +61,7 @@ pub fn containerd(h: &Harness) -> Result<PathBuf> {
     let recipe = Recipe { name: "containerd-debian", version: "1", inputs: &[] };
     let place = h.cache.product(&recipe, |place| {
         h.progress.step("fetching containerd", seconds(10), |log| {
-            apt::extract("containerd", place, log).or_else(|_| {
-                apt::update(h)?;
-                apt::extract("containerd", place, log)
-            })
+            Packages::own().fetch(h, "containerd", place, log)
         })
     })?;
     Ok(place.join("usr/bin"))

@@ -69,8 +69,19 @@ pub fn check(h: &Harness, engine: &Engine, purpose: Purpose) -> Result<()> {
 }
 
 /// The directories of the cache.
-const PARTS: [&str; 10] =
-    ["bin", "products", "tmp", "logs", "go", "go-build", "zig", "target", "cross-target", "docker"];
+const PARTS: [&str; 11] = [
+    "bin",
+    "products",
+    "tmp",
+    "logs",
+    "go",
+    "go-build",
+    "zig",
+    "target",
+    "cross-target",
+    "apt",
+    "docker",
+];
 
 /// Removes the cache as well, and our images from an engine that is not ours. To be called after
 /// [`all`].

@@ -54,7 +54,17 @@ pub fn run(repo: &Path) -> Result<()> {
         geteuid().is_root(),
         "the demonstration mounts, so it has to be root: sudo -E env \"PATH=$PATH\" cargo xtask demo"
     );
-    let program = build::program(repo, &build::target()?)?;
+    run_program(&build::program(repo, &build::target()?)?)
+}
+
+/// The hidden command for the demonstration of a program that is built already.
+pub const WITH: &str = "demo-with";
+
+/// As [`run`], with this program.
+///
+/// # Errors
+/// A check failed.
+pub fn run_program(program: &Path) -> Result<()> {
     let since = Instant::now();
     let place = Workspace::create()?;
     let root = place.root.clone();
@@ -62,8 +72,8 @@ pub fn run(repo: &Path) -> Result<()> {
         Ok(()) => "the demonstration left nothing".to_owned(),
         Err(error) => format!("the demonstration left something: {error:#}"),
     });
-    in_memory_if_needed(&program, &place)?;
-    let shown = walkthrough::run(&program, &place);
+    in_memory_if_needed(program, &place)?;
+    let shown = walkthrough::run(program, &place);
     let logs = shown.is_err().then(|| logs(&place.root));
     let cleared = place.clear().context("cleaning up");
     match (shown, logs) {

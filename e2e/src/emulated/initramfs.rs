@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::arch::Arch;
 use super::kernel::Kernel;
 use crate::machine::process::Cmd;
 
@@ -19,14 +20,24 @@ const SETPRIV: &str = "/usr/bin/setpriv";
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "loop", "overlay", "erofs", "xfs", "quota_v2", "crc32c_generic"];
 
-/// Creates the archive of a system that runs `program` once and powers off.
+/// What a machine runs once.
+pub struct Job<'a> {
+    /// The program. It is at `/program`. One of another architecture must be static.
+    pub program: &'a Path,
+    /// More files: on this machine, and their paths there.
+    pub files: &'a [(&'a Path, &'a str)],
+    /// Commands of the shell that run the program.
+    pub commands: &'a str,
+}
+
+/// Creates the archive of a system that runs a job once and powers off. `busybox` is a static one for its architecture.
 ///
 /// # Errors
 /// A file cannot be copied or packed.
 pub fn make(
     kernel: &Kernel,
-    program: &Path,
-    arguments: &str,
+    busybox: &Path,
+    job: &Job<'_>,
     place: &Path,
     log: &Path,
 ) -> Result<PathBuf> {
@@ -34,16 +45,22 @@ pub fn make(
     for dir in ["bin", "dev", "etc", "mnt/ext4", "mnt/xfs", "proc", "run", "sys", "tmp"] {
         fs::create_dir_all(root.join(dir))?;
     }
-    copy(Path::new("/bin/busybox"), &root.join("bin/busybox"))?;
-    copy(program, &root.join("program"))?;
-    let tool = Path::new(SETPRIV);
-    copy(tool, &root.join("usr").join("bin").join("setpriv"))?;
-    for library in libraries(program)?.into_iter().chain(libraries(tool)?) {
-        copy(&library, &root.join(library.strip_prefix("/")?))?;
+    copy(busybox, &root.join("bin/busybox"))?;
+    copy(job.program, &root.join("program"))?;
+    for (from, to) in job.files {
+        copy(from, &root.join(to.trim_start_matches('/')))?;
+    }
+    // Programs of another architecture are static, and there is no package of its setpriv here.
+    if kernel.arch() == Arch::Amd64 {
+        let tool = Path::new(SETPRIV);
+        copy(tool, &root.join("usr").join("bin").join("setpriv"))?;
+        for library in libraries(job.program)?.into_iter().chain(libraries(tool)?) {
+            copy(&library, &root.join(library.strip_prefix("/")?))?;
+        }
     }
     modules(kernel, &root)?;
     let init = root.join("init");
-    fs::write(&init, script(arguments))?;
+    fs::write(&init, script(job.commands))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let archive = place.join("initramfs");
     let pack = "find . | cpio --create --format newc --quiet | gzip -1 > \"$0\"";
@@ -52,7 +69,7 @@ pub fn make(
     Ok(archive)
 }
 
-fn script(arguments: &str) -> String {
+fn script(commands: &str) -> String {
     let modules = MODULES.join(" ");
     // A built-in module has no file, and modprobe prints an error for it.
     format!(
@@ -68,7 +85,7 @@ for module in {modules}; do modprobe $module; done
 mount -t ext4 -o prjquota /dev/vda /mnt/ext4
 mount -t xfs -o prjquota /dev/vdb /mnt/xfs
 mkdir -m 1777 $TMPDIR
-/program {arguments}
+{commands}
 echo \"{END}\"
 poweroff -f
 "

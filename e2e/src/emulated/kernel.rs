@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::arch::Arch;
 use crate::machine::cache::Recipe;
 use crate::machine::harness::Harness;
 use crate::machine::process::Cmd;
 use crate::machine::progress::minutes;
-use crate::toolchain::apt;
+use crate::toolchain::apt::Packages;
 
 /// A kernel and its modules, extracted.
 pub struct Kernel {
+    arch: Arch,
     series: &'static str,
     release: String,
     place: PathBuf,
@@ -23,20 +25,29 @@ impl Kernel {
     ///
     /// # Errors
     /// There is no such package here, or it cannot be downloaded and extracted.
-    pub fn of(h: &Harness, series: &'static str, meta: &str) -> Result<Self> {
-        let package = newest(meta).or_else(|_| {
-            apt::update(h)?;
-            newest(meta)
+    pub fn of(h: &Harness, arch: Arch, series: &'static str, meta: &str) -> Result<Self> {
+        let packages = Packages::of(h, arch.debian())?;
+        let package = packages.first_dependency(meta).or_else(|_| {
+            packages.update(h)?;
+            packages.first_dependency(meta)
         })?;
         let release = package.trim_start_matches("linux-image-").to_owned();
         let recipe = Recipe { name: "kernel", version: &release, inputs: &[] };
         let place = match h.cache.find(&recipe) {
             Some(place) => place,
             None => h.progress.step(&format!("fetching Linux {release}"), minutes(1), |log| {
-                h.cache.product(&recipe, |place| unpack(&package, &release, place, log))
+                h.cache.product(&recipe, |place| {
+                    packages.fetch(h, &package, place, log)?;
+                    prepare(&release, place, log)
+                })
             })?,
         };
-        Ok(Self { series, release, place })
+        Ok(Self { arch, series, release, place })
+    }
+
+    /// Its architecture.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// The name of the series, for file names.
@@ -60,15 +71,9 @@ impl Kernel {
     }
 }
 
-fn newest(meta: &str) -> Result<String> {
-    let depends = Cmd::new("apt-cache").args(["depends", meta]).output()?;
-    let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-    Ok(package.with_context(|| format!("{meta} stands for no kernel"))?.to_owned())
-}
-
-fn unpack(package: &str, release: &str, place: &Path, log: &Path) -> Result<()> {
-    apt::extract(package, place, log)?;
-    // busybox's modprobe does not support xz.
+/// Makes modules usable for busybox.
+fn prepare(release: &str, place: &Path, log: &Path) -> Result<()> {
+    // Its modprobe does not support xz.
     let modules = place.join("lib/modules").join(release);
     let find = Cmd::new("find").arg(&modules).args(["-name", "*.ko.xz", "-exec", "xz", "-d"]);
     find.args(["{}", "+"]).log(log).run()?;

@@ -1,4 +1,4 @@
-//! An emulated machine with another kernel, for tests that this machine's kernel cannot run.
+//! An emulated machine with another kernel or architecture, for tests that this machine cannot run.
 //!
 //! ```text
 //! Debian's kernel package ──┐
@@ -11,9 +11,12 @@
 //!
 //! May use: machine, toolchain
 
+mod arch;
 mod initramfs;
 mod kernel;
 mod qemu;
 
+pub use arch::Arch;
+pub use initramfs::Job;
 pub use kernel::Kernel;
 pub use qemu::{ensure_tools, run};

@@ -9,6 +9,7 @@
 //!   zig/                                               what zig and cargo-zigbuild keep
 //!   target/                                            the driver's CARGO_TARGET_DIR
 //!   cross-target/                                      the same of programs that are released
+//!   apt/<architecture>/                                package lists of other architectures
 //!   docker/                                            data of the engine, if it is ours
 //! ```
 //!

@@ -11,22 +11,26 @@ use anyhow::{Context, Result, ensure};
 
 use super::context::SuiteContext;
 use crate::driver;
-use crate::emulated::{self, Kernel};
+use crate::emulated::{self, Arch, Job, Kernel};
+use crate::machine::process::Cmd;
 use crate::report::{Report, libtest};
 use crate::toolchain::versions::KERNELS;
 
 /// Builds the library's tests and runs those that fit on each kernel.
 pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
-    emulated::ensure_tools(ctx.h)?;
+    emulated::ensure_tools(ctx.h, Arch::Amd64)?;
     let program = tests(ctx)?;
     let mut all = Report::default();
     for (series, meta, ways) in KERNELS {
-        let kernel = Kernel::of(ctx.h, series, meta)?;
+        let kernel = Kernel::of(ctx.h, Arch::Amd64, series, meta)?;
         let log = log.with_extension(format!("{series}.log"));
         let ways: Vec<_> = ways.iter().map(|way| format!("privileged_{way}::")).collect();
-        let arguments =
-            format!("--test-threads 2 --ignored emulated_ volumes::privileged {}", ways.join(" "));
-        let printed = emulated::run(ctx.h, &kernel, &program, &arguments, &log)?;
+        let commands = format!(
+            "/program --test-threads 2 --ignored emulated_ volumes::privileged {}",
+            ways.join(" ")
+        );
+        let job = Job { program: &program, files: &[], commands: &commands };
+        let printed = emulated::run(ctx.h, &kernel, &job, &log)?;
         let report = libtest::parse(&printed);
         ensure!(
             report.passed + report.failures.len() > 0,
@@ -44,9 +48,15 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
 /// The test program of the library.
 fn tests(ctx: &SuiteContext<'_>) -> Result<PathBuf> {
     // The workspace: what the unit tests compiled is used again.
-    let build = driver::cargo(ctx.h, ctx.repo).args(["test", "--workspace", "--lib", "--locked"]);
-    let build = build.args(["--no-run", "--message-format", "json-render-diagnostics"]);
-    let output = build.output()?;
+    compiled(driver::cargo(ctx.h, ctx.repo).args(["test", "--workspace", "--lib", "--locked"]))
+}
+
+/// Compiles tests with a command of cargo, and returns the program of the last one.
+///
+/// # Errors
+/// They do not compile.
+pub fn compiled(test: Cmd) -> Result<PathBuf> {
+    let output = test.args(["--no-run", "--message-format", "json-render-diagnostics"]).output()?;
     let mut programs = output.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))

@@ -5,6 +5,7 @@
 //!
 //! May use: machine, toolchain, oci, driver, book, report, cluster, env, cases, emulated, demo
 
+mod arm64;
 mod book;
 mod cargo;
 mod chart;

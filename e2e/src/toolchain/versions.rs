@@ -70,6 +70,8 @@ pub const KERNELS: &[(&str, &str, &[&str])] = &[
     ("6.1", "linux-image-cloud-amd64", &[]),
     ("6.12", "linux-image-6.12-cloud-amd64", &["attached", "classic"]),
 ];
+/// The Debian package that depends on the newest kernel for the emulated arm64 machine.
+pub const KERNEL_ARM64: (&str, &str) = ("6.1", "linux-image-cloud-arm64");
 /// cargo-deny, which checks the dependencies.
 pub const CARGO_DENY: &str = "0.20.2";
 /// cargo-cyclonedx, which writes lists of dependencies (SBOM).
