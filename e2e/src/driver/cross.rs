@@ -9,11 +9,17 @@ use anyhow::{Context, Result};
 use super::{cargo_zigbuild, ensure_target};
 use crate::machine::harness::Harness;
 use crate::machine::process::Cmd;
+use crate::toolchain::versions;
+
+/// Where the linker finds the libraries of macOS that are not in zig. rustc starts
+/// it in the directory of the sources.
+const FRAMEWORKS: &str = "-Clink-arg=-F./e2e/assets/frameworks";
 
 /// cargo-zigbuild for the sources in a directory. The build output is in the cache.
 pub struct CrossCargo<'a> {
     repo: &'a Path,
     cargo: Cmd,
+    flags: Vec<String>,
     output: PathBuf,
 }
 
@@ -28,10 +34,9 @@ impl<'a> CrossCargo<'a> {
             .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
         let output = h.cache.cross_target();
         let cargo = cargo_zigbuild(h, repo)?.env("CARGO_TARGET_DIR", &output);
-        // In the place of RUSTFLAGS, which are for the programs of this machine.
-        let cargo =
-            cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
-        Ok(Self { repo, cargo, output })
+        // `command` sets flags in their place. These are for the programs of this machine.
+        let cargo = cargo.env_remove("RUSTFLAGS");
+        Ok(Self { repo, cargo, flags: flags.into(), output })
     }
 
     /// A command of cargo-zigbuild (`build`, `test`) for a target, with the arguments of the command of cargo.
@@ -40,7 +45,12 @@ impl<'a> CrossCargo<'a> {
     /// Rust's libraries for the target cannot be installed.
     pub fn command(&self, h: &Harness, command: &str, target: &str) -> Result<Cmd> {
         ensure_target(h, self.repo, target)?;
-        Ok(self.cargo.clone().args([command, "--locked", "--target", target]))
+        let macos = target.ends_with("-apple-darwin");
+        let own = macos.then_some(FRAMEWORKS);
+        let flags: Vec<_> = self.flags.iter().map(String::as_str).chain(own).collect();
+        let cargo = self.cargo.clone().env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        let cargo = cargo.args([command, "--locked", "--target", target]);
+        Ok(if macos { cargo.env("MACOSX_DEPLOYMENT_TARGET", versions::MACOS) } else { cargo })
     }
 
     /// The directory of the programs of a target that this profile makes.

@@ -80,15 +80,12 @@ fn unzip(bytes: &[u8]) -> Result<Files> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release::platform::NODES;
-
-    const WINDOWS: Platform =
-        Platform { os: "windows", arch: "amd64", target: "x86_64-pc-windows-gnu" };
+    use crate::release::platform::{NODES, USERS};
 
     #[test]
     fn names_are_those_of_go_and_windows_gets_a_zip() {
         assert_eq!(name("ovl", "1.2.3", NODES[1]), "ovl_1.2.3_linux_arm64.tar.gz");
-        assert_eq!(name("kubectl-ovl", "1.2.3", WINDOWS), "kubectl-ovl_1.2.3_windows_amd64.zip");
+        assert_eq!(name("kubectl-ovl", "1.2.3", USERS[2]), "kubectl-ovl_1.2.3_windows_amd64.zip");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::dist::Dist;
-use super::platform::NODES;
-use super::programs::{self, DRIVER, PLUGIN};
+use super::platform::{self, NODES};
+use super::programs::{self, DRIVER};
 use super::{archive, changelog, chart, image, krew, sbom, sums};
 use crate::machine::process::Cmd;
 use crate::machine::progress::{minutes, seconds};
@@ -33,7 +33,7 @@ pub fn run(dist: &Dist<'_>, repository: &str, plugin: &[krew::Archive]) -> Resul
         krew::check(h, place, plugin, log)
     })?;
     step("the lists of crates", &|| {
-        for platform in NODES {
+        for platform in platform::all() {
             let name = sbom::name(&source.version, platform);
             sbom::check(h, dist.repo, platform, &dist.read(&name)?).context(name)?;
         }
@@ -44,13 +44,14 @@ pub fn run(dist: &Dist<'_>, repository: &str, plugin: &[krew::Archive]) -> Resul
 
 fn programs_of_archives(dist: &Dist<'_>) -> Result<()> {
     let version = &dist.source.version;
-    for platform in NODES {
-        for name in [DRIVER, PLUGIN] {
+    for platform in platform::all() {
+        for name in programs::of(platform) {
             let archive = archive::name(name, version, platform);
             let files = archive::open(&archive, &dist.read(&archive)?)?;
             let names: Vec<_> = files.iter().map(|(path, _)| path).collect();
-            ensure!(names == [archive::LICENSE, name], "{archive} has {names:?}");
-            let file = files.get(name)?;
+            let program = platform.file(name);
+            ensure!(names == [archive::LICENSE, &program], "{archive} has {names:?}");
+            let file = files.get(&program)?;
             ensure!(file.mode == 0o755, "{archive}: the program has the mode {:o}", file.mode);
             programs::check_paths(dist.h, dist.repo, &file.bytes)
                 .and_then(|()| programs::check(dist.h, name, version, platform, &file.bytes))

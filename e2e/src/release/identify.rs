@@ -1,4 +1,4 @@
-//! What a program file is: format, architecture, and whether it needs libraries of the machine.
+//! What a program file is: format, architecture, and whether it needs libraries that the system does not have.
 //!
 //! Deliberately absent: other machines' loaders. A static program needs none.
 
@@ -7,9 +7,10 @@ use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Architecture, BinaryFormat, Endianness, Object as _};
 
+use super::macho;
 use super::platform::Platform;
 
-/// Checks that a program is one for this platform, and static if that is Linux.
+/// Checks that a program is one for this platform: static for Linux, and one that macOS can load.
 ///
 /// # Errors
 /// It is not. The error says what it is.
@@ -28,10 +29,11 @@ pub fn check(program: &[u8], platform: Platform) -> Result<()> {
     };
     let (of, on) = (file.format(), file.architecture());
     ensure!(of == format && on == architecture, "for {platform} it is {of:?} for {on:?}");
-    if format == BinaryFormat::Elf {
-        is_static(program)?;
+    match format {
+        BinaryFormat::Elf => is_static(program),
+        BinaryFormat::MachO => macho::check(program, architecture == Architecture::Aarch64),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Checks that no loader is named (`PT_INTERP`, elf(5)). A static-pie has a dynamic section and no loader.

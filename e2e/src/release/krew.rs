@@ -107,16 +107,17 @@ pub fn check(h: &Harness, place: &Path, archives: &[Archive], log: &Path) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::release::platform::NODES;
+    use crate::release::archive;
+    use crate::release::platform;
 
     fn archives() -> Vec<Archive> {
         let archive = |platform: Platform| Archive {
             platform,
-            name: format!("kubectl-ovl_1.2.3_{platform}.tar.gz"),
-            program: "kubectl-ovl".to_owned(),
+            name: archive::name("kubectl-ovl", "1.2.3", platform),
+            program: platform.file("kubectl-ovl"),
             sha256: "0".repeat(64),
         };
-        NODES.map(archive).to_vec()
+        platform::all().map(archive).collect()
     }
 
     #[test]
@@ -128,10 +129,13 @@ mod tests {
             "    uri: https://github.com/Example/ovl/releases/download/v1.2.3/kubectl-ovl_1.2.3_linux_arm64.tar.gz",
             &format!("    sha256: {}", "0".repeat(64)),
             "    bin: kubectl-ovl",
+            "        os: darwin",
+            "    uri: https://github.com/Example/ovl/releases/download/v1.2.3/kubectl-ovl_1.2.3_windows_amd64.zip",
+            "    bin: kubectl-ovl.exe",
         ] {
             assert!(text.lines().any(|have| have == line), "{line}\n{text}");
         }
-        assert_eq!(text.matches("  - selector:\n").count(), 2);
+        assert_eq!(text.matches("  - selector:\n").count(), 5);
     }
 
     /// krew's guide for authors of plugins.

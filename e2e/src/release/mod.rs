@@ -21,6 +21,7 @@ mod dockerfile;
 mod identify;
 mod image;
 mod krew;
+mod macho;
 mod options;
 mod platform;
 mod programs;
@@ -37,7 +38,6 @@ use crate::machine::harness::Harness;
 use crate::machine::mounts;
 use crate::machine::progress::{human, minutes, seconds};
 use dist::Dist;
-use platform::NODES;
 use programs::{DRIVER, PLUGIN, Programs};
 use source::Source;
 
@@ -103,16 +103,15 @@ fn pack_programs(dist: &Dist<'_>) -> Result<Vec<krew::Archive>> {
     let Source { version, time, .. } = &dist.source;
     dist.h.progress.step("packing the programs", seconds(10), |_| {
         let mut plugin = Vec::new();
-        for platform in NODES {
-            for program in [DRIVER, PLUGIN] {
-                let (name, bytes) = (
-                    archive::name(program, version, platform),
-                    dist.programs.get(program, platform)?,
-                );
-                let bytes = archive::pack(&name, program, bytes, license.clone(), *time)?;
+        for platform in platform::all() {
+            for &program in programs::of(platform) {
+                let (name, file) =
+                    (archive::name(program, version, platform), platform.file(program));
+                let bytes = dist.programs.get(program, platform)?;
+                let bytes = archive::pack(&name, &file, bytes, license.clone(), *time)?;
                 dist.write(&name, &bytes)?;
                 if program == PLUGIN {
-                    let (program, sha256) = (program.to_owned(), sums::sha256(&bytes));
+                    let (program, sha256) = (file, sums::sha256(&bytes));
                     plugin.push(krew::Archive { platform, name, program, sha256 });
                 }
             }
@@ -124,7 +123,7 @@ fn pack_programs(dist: &Dist<'_>) -> Result<Vec<krew::Archive>> {
 /// Writes the lists of crates.
 fn list_crates(dist: &Dist<'_>) -> Result<()> {
     let Dist { h, repo, source, .. } = dist;
-    for platform in NODES {
+    for platform in platform::all() {
         h.progress.step(&format!("listing the crates for {platform}"), minutes(1), |log| {
             let list = sbom::make(h, repo, source, platform, log)?;
             dist.write(&sbom::name(&source.version, platform), &list)

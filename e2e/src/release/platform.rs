@@ -1,6 +1,6 @@
 //! The platforms of a release: their names in Go's words, as Kubernetes, OCI and krew use them, and Rust's targets.
 //!
-//! Deliberately absent: platforms on which no test runs and for which nothing links.
+//! Deliberately absent: platforms for which nothing links, such as Windows on arm64.
 
 use std::fmt;
 
@@ -20,6 +20,25 @@ pub const NODES: [Platform; 2] = [
     Platform { os: "linux", arch: "amd64", target: "x86_64-unknown-linux-musl" },
     Platform { os: "linux", arch: "arm64", target: "aarch64-unknown-linux-musl" },
 ];
+
+/// Where only the plugin of kubectl runs: the machines of users.
+pub const USERS: [Platform; 3] = [
+    Platform { os: "darwin", arch: "amd64", target: "x86_64-apple-darwin" },
+    Platform { os: "darwin", arch: "arm64", target: "aarch64-apple-darwin" },
+    Platform { os: "windows", arch: "amd64", target: "x86_64-pc-windows-gnu" },
+];
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = Platform> {
+    NODES.into_iter().chain(USERS)
+}
+
+impl Platform {
+    /// The name of a program's file.
+    pub fn file(self, program: &str) -> String {
+        if self.os == "windows" { format!("{program}.exe") } else { program.to_owned() }
+    }
+}
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,17 +9,22 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::identify;
-use super::platform::{NODES, Platform};
+use super::platform::{self, Platform};
 use crate::driver::{self, CrossCargo};
 use crate::machine::harness::Harness;
 use crate::machine::progress::minutes;
-use crate::toolchain::qemu_user;
+use crate::toolchain::{qemu_user, wine};
 
 /// The program of the nodes.
 pub const DRIVER: &str = "ovl";
 
 /// The plugin of kubectl.
 pub const PLUGIN: &str = "kubectl-ovl";
+
+/// The programs for a platform.
+pub fn of(platform: Platform) -> &'static [&'static str] {
+    if platform.os == "linux" { &[DRIVER, PLUGIN] } else { &[PLUGIN] }
+}
 
 /// The bytes of programs, by name and platform.
 pub struct Programs(BTreeMap<(&'static str, &'static str), Vec<u8>>);
@@ -32,15 +37,17 @@ impl Programs {
     pub fn build(h: &Harness, repo: &Path, profile: &str) -> Result<Self> {
         let cargo = CrossCargo::ensure(h, repo)?;
         let mut all = BTreeMap::new();
-        for platform in NODES {
-            let what = format!("compiling {DRIVER} and {PLUGIN} for {platform}");
+        for platform in platform::all() {
+            let programs = of(platform);
+            let what = format!("compiling {} for {platform}", programs.join(" and "));
             h.progress.step(&what, minutes(10), |log| {
                 let build = cargo.command(h, "build", platform.target)?;
-                let build = build.args(["--package", "ovl-csi", "--bin", DRIVER, "--bin", PLUGIN]);
-                build.args(["--profile", profile]).log(log).run()
+                let build = build.args(["--package", "ovl-csi", "--profile", profile]);
+                build.args(programs.iter().flat_map(|name| ["--bin", name])).log(log).run()
             })?;
-            for name in [DRIVER, PLUGIN] {
-                let path = cargo.programs(platform.target, profile).join(name);
+            for &name in programs {
+                let file = platform.file(name);
+                let path = cargo.programs(platform.target, profile).join(file);
                 let bytes =
                     fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
                 all.insert((name, platform.target), bytes);
@@ -71,8 +78,8 @@ pub fn check_paths(h: &Harness, repo: &Path, program: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a program is one for its platform, and, if this machine can run it or emulate it, that it prints its
-/// version.
+/// Checks that a program is one for its platform, and that it prints its version: on this machine, or with qemu-user or
+/// wine. Nothing runs programs for macOS here.
 ///
 /// # Errors
 /// It is another program, or has another version.
@@ -84,13 +91,14 @@ pub fn check(
     program: &[u8],
 ) -> Result<()> {
     identify::check(program, platform)?;
-    if platform.os != "linux" {
-        return Ok(());
-    }
-    let place = h.cache.scratch("program")?.join(name);
+    let place = h.cache.scratch("program")?.join(platform.file(name));
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::write(&place, program).and_then(|()| fs::set_permissions(&place, mode))?;
-    let printed = qemu_user::command(h, platform.target, &place)?.arg("--version").output()?;
+    let printed = match platform.os {
+        "linux" => qemu_user::command(h, platform.target, &place)?.arg("--version").output()?,
+        "windows" => wine::output(h, &place, &["--version"])?,
+        _ => return Ok(()),
+    };
     let wanted = format!("{name} {version}");
     ensure!(printed == wanted, "`{name} --version` prints {printed}, not {wanted}");
     Ok(())

@@ -14,4 +14,5 @@ pub mod prometheus;
 pub mod qemu_user;
 pub mod registry_2;
 pub mod versions;
+pub mod wine;
 pub mod zig;

@@ -82,6 +82,8 @@ pub const KREW: &str = "v0.4.3";
 pub const MDBOOK: &str = "0.5.4";
 /// cargo-zigbuild, which runs cargo with zig as C compiler and linker.
 pub const CARGO_ZIGBUILD: &str = "0.24.1";
+/// The oldest macOS for the kubectl plugin. No older one runs on arm64.
+pub const MACOS: &str = "11.0";
 /// zig, as the package `ziglang` of PyPI.
 pub const ZIG: &str = "0.17.1";
 /// The SHA-256 of its archives for Linux: amd64, arm64.
