@@ -11,9 +11,12 @@ use crate::machine::harness::Harness;
 use crate::machine::process::Cmd;
 use crate::toolchain::versions;
 
-/// Where the linker finds the libraries of macOS that are not in zig. rustc starts
-/// it in the directory of the sources.
+/// Where the linker finds the frameworks of macOS, which zig does not have. rustc starts it in the directory of the
+/// sources. Without `./`, `-Fe` is another option.
 const FRAMEWORKS: &str = "-Clink-arg=-F./e2e/assets/frameworks";
+
+/// The linker for Windows writes the time of the day into programs. With this it writes a hash of them.
+const NO_TIME: &str = "-Clink-arg=-Wl,-Brepro";
 
 /// cargo-zigbuild for the sources in a directory. The build output is in the cache.
 pub struct CrossCargo<'a> {
@@ -45,8 +48,8 @@ impl<'a> CrossCargo<'a> {
     /// Rust's libraries for the target cannot be installed.
     pub fn command(&self, h: &Harness, command: &str, target: &str) -> Result<Cmd> {
         ensure_target(h, self.repo, target)?;
-        let macos = target.ends_with("-apple-darwin");
-        let own = macos.then_some(FRAMEWORKS);
+        let (macos, windows) = (target.contains("-apple-"), target.contains("-windows-"));
+        let own = macos.then_some(FRAMEWORKS).or(windows.then_some(NO_TIME));
         let flags: Vec<_> = self.flags.iter().map(String::as_str).chain(own).collect();
         let cargo = self.cargo.clone().env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
         let cargo = cargo.args([command, "--locked", "--target", target]);

@@ -7,10 +7,11 @@ use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{Architecture, BinaryFormat, Endianness, Object as _};
 
-use super::macho;
 use super::platform::Platform;
+use super::{macho, pe};
 
-/// Checks that a program is one for this platform: static for Linux, and one that macOS can load.
+/// Checks that a program is one for this platform: static for Linux, one that macOS can load, and one that
+/// was linked without the time of the day for Windows.
 ///
 /// # Errors
 /// It is not. The error says what it is.
@@ -32,7 +33,7 @@ pub fn check(program: &[u8], platform: Platform) -> Result<()> {
     match format {
         BinaryFormat::Elf => is_static(program),
         BinaryFormat::MachO => macho::check(program, architecture == Architecture::Aarch64),
-        _ => Ok(()),
+        _ => pe::check(program),
     }
 }
 

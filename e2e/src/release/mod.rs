@@ -23,6 +23,7 @@ mod image;
 mod krew;
 mod macho;
 mod options;
+mod pe;
 mod platform;
 mod programs;
 mod sbom;
