@@ -11,8 +11,8 @@ use std::{
 };
 
 use rustix::fs::{
-    CWD, FileType, RawDir, RenameFlags, XattrFlags, fgetxattr, fsetxattr, ioctl_ficlone, lgetxattr,
-    renameat_with,
+    CWD, FileType, RawDir, RenameFlags, XattrFlags, fgetxattr, fsetxattr, ioctl_ficlone,
+    ioctl_getflags, lgetxattr, renameat_with,
 };
 use rustix::io::Errno;
 
@@ -38,6 +38,13 @@ pub fn whiteouts(directory: &Path) -> io::Result<bool> {
     renameat_with(CWD, &from, CWD, &to, RenameFlags::WHITEOUT)?;
     let whiteout = fs::symlink_metadata(&from)?;
     Ok(whiteout.file_type().is_char_device() && whiteout.rdev() == 0)
+}
+
+/// Whether the names in a directory ignore upper and lower case (`FS_CASEFOLD_FL`).
+pub fn folds_case(directory: &Path) -> io::Result<bool> {
+    /// `FS_CASEFOLD_FL` of linux/fs.h, which rustix does not name.
+    const CASEFOLD: u32 = 0x4000_0000;
+    Ok(ioctl_getflags(File::open(directory)?)?.bits() & CASEFOLD != 0)
 }
 
 /// Whether the file system stores extended attributes whose names begin with `trusted.`.

@@ -20,6 +20,11 @@ pub fn architecture() -> String {
     uname().machine().to_string_lossy().into_owned()
 }
 
+/// The effective user id of this process.
+pub fn effective_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Whether the effective user of this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -3,12 +3,15 @@
 //! - [`durable`] changes files so that a crash at any line leaves either the old state or the new one.
 //! - [`flock`] locks files between processes.
 //! - [`mounts`] makes, attaches and lists mounts, behind a trait with an in-memory fake.
+//! - [`mount_namespaces`] finds mounts in the namespaces of other processes.
 //! - [`mount_target`] makes and removes the directories that mounts are attached to.
 //! - [`attributes`] copies owner, mode and extended attributes from one directory to another.
 //! - [`limits`] raises the limits of the process, [`memory`] reads its memory limit.
 //! - [`quota`] limits the content of a directory, [`du`] counts it, [`statfs`] reads the free space of a file system.
 //! - [`tree`] makes file trees, [`tree_reader`] reads them, [`clone`] copies a tree that is being written to.
 //! - [`copy_up`] makes an overlay copy a file up, [`freezer`] stops the writers of a tree.
+//! - [`container`] starts a process in namespaces of its own.
+//! - [`clock`] reads the clock of file times.
 //! - [`host`] and [`fs_probe`] find out what the kernel and a file system can do.
 //! - [`private_mntns`] runs probes in a mount namespace of their own.
 //! - [`blocking`] runs blocking calls outside of the async worker threads.
@@ -21,7 +24,9 @@
 
 pub mod attributes;
 pub mod blocking;
+pub mod clock;
 pub mod clone;
+pub mod container;
 pub mod copy_up;
 pub mod du;
 pub mod durable;
@@ -32,6 +37,7 @@ pub mod host;
 pub mod id_chars;
 pub mod limits;
 pub mod memory;
+pub mod mount_namespaces;
 pub mod mount_target;
 pub mod mounts;
 pub mod private_mntns;
@@ -41,6 +47,7 @@ pub mod tree;
 pub mod tree_reader;
 
 mod data_ranges;
+mod file_handle;
 mod loops;
 mod openat2;
 mod proc_fd;

@@ -2,7 +2,8 @@
 //!
 //! Names come from untrusted sources. A name must be a single path component, is created with `O_EXCL` or an
 //! equivalent, and is never followed. Attributes of a file are set through the descriptor that created it. So nothing
-//! can end up outside the tree, whatever another process puts into it meanwhile.
+//! can end up outside the tree, whatever another process puts into it meanwhile. What is in the tree can be replaced by
+//! a rename, and removed.
 //!
 //! Deliberately absent: the source of the names, and syncing. One `syncfs` is enough for a whole tree.
 
@@ -18,12 +19,16 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
-    XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev, mkdirat,
-    mknodat, openat, openat2, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
+    UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fremovexattr, fsetxattr, futimens,
+    linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, symlinkat,
+    unlinkat, utimensat,
 };
 
-use super::{openat2, proc_fd};
+use super::{
+    attributes, durable, file_handle, openat2, proc_fd,
+    tree_reader::{Entry, FileHandle},
+};
 
 /// The metadata of a file.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +58,17 @@ pub enum Node {
     BlockDevice(u32, u32),
 }
 
+/// What a rename does with the new name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rename {
+    /// It fails with `AlreadyExists` if the name exists.
+    New,
+    /// It replaces what has the name.
+    Replace,
+    /// It exchanges the two names.
+    Exchange,
+}
+
 /// An open directory of the tree.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
@@ -69,6 +85,51 @@ impl Dir {
         let path = if path.is_empty() { b"." } else { path };
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         Ok(Self(openat2(&self.0, OsStr::from_bytes(path), openat2::READ, Mode::empty(), how)?))
+    }
+
+    /// This directory, for reading.
+    pub fn as_entry(&self) -> io::Result<Entry> {
+        Entry::new(self.0.try_clone()?)
+    }
+
+    /// An inode of this directory's file system, under whatever name. `None` if it does not exist any more.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_DAC_READ_SEARCH`.
+    pub fn by_handle(&self, handle: &FileHandle) -> io::Result<Option<Entry>> {
+        file_handle::open(&self.0, handle)?.map(Entry::new).transpose()
+    }
+
+    /// This directory as a file, for a lock or for a sync of its file system.
+    pub fn as_file(&self) -> io::Result<File> {
+        Ok(File::from(self.0.try_clone()?))
+    }
+
+    /// Opens an existing file for writing, without following a symlink. Does not wait for the reader of a named pipe.
+    pub fn open_file(&self, name: &[u8]) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        Ok(openat2(&self.0, component(name)?, flags, Mode::empty(), how)?.into())
+    }
+
+    /// Renames an entry of this directory.
+    pub fn rename(&self, from: &[u8], to: &[u8], how: Rename) -> io::Result<()> {
+        let flags = match how {
+            Rename::New => RenameFlags::NOREPLACE,
+            Rename::Replace => RenameFlags::empty(),
+            Rename::Exchange => RenameFlags::EXCHANGE,
+        };
+        Ok(renameat_with(&self.0, component(from)?, &self.0, component(to)?, flags)?)
+    }
+
+    /// Removes an entry that is not a directory.
+    pub fn remove_file(&self, name: &[u8]) -> io::Result<()> {
+        Ok(unlinkat(&self.0, component(name)?, AtFlags::empty())?)
+    }
+
+    /// Removes an entry with everything below it ([`durable::remove_tree_unsynced`]).
+    pub fn remove_tree(&self, name: &[u8]) -> io::Result<()> {
+        durable::remove_tree_in(self.0.try_clone()?, component(name)?)
     }
 
     /// Makes a directory in this one.
@@ -126,6 +187,11 @@ impl Dir {
         set_attributes_of(&self.0, attributes)
     }
 
+    /// Like [`Dir::set_attributes`]; see [`replace_attributes`].
+    pub fn replace_attributes(&self, attributes: &Attributes<'_>) -> io::Result<()> {
+        replace_attributes_of(&self.0, attributes)
+    }
+
     /// Sets the attributes, except for the mode, of a symbolic link or special file.
     fn set_name_attributes(&self, name: &[u8], attributes: &Attributes<'_>) -> io::Result<()> {
         let name = component(name)?;
@@ -148,6 +214,22 @@ impl Dir {
 
 /// Sets the attributes of an open file.
 pub fn set_attributes(file: &File, attributes: &Attributes<'_>) -> io::Result<()> {
+    set_attributes_of(file, attributes)
+}
+
+/// Sets the attributes of an open file, and removes the extended attributes that it has besides: an inherited ACL, for
+/// example. The labels of security modules stay.
+pub fn replace_attributes(file: &File, attributes: &Attributes<'_>) -> io::Result<()> {
+    replace_attributes_of(file, attributes)
+}
+
+fn replace_attributes_of(file: impl AsFd, attributes: &Attributes<'_>) -> io::Result<()> {
+    for name in attributes::names(&proc_fd::path(&file))? {
+        let is_label = name.starts_with(b"security.") && name != b"security.capability";
+        if !is_label && !attributes.xattrs.iter().any(|(kept, _)| *kept == name) {
+            fremovexattr(&file, name.as_slice())?;
+        }
+    }
     set_attributes_of(file, attributes)
 }
 

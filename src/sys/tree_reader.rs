@@ -19,7 +19,8 @@ use rustix::{
     io::Errno,
 };
 
-use super::{attributes, data_ranges::DataRanges, mounts::Detached, proc_fd};
+use super::{attributes, data_ranges::DataRanges, file_handle, mounts::Detached, proc_fd};
+pub use file_handle::FileHandle;
 
 /// The maximum number of ranges for a file with holes. The rest of the file is one range more.
 const MAX_RANGES: usize = 10_000;
@@ -90,9 +91,14 @@ impl Entry {
         Ok(())
     }
 
-    fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
         let stat = fstat(&fd)?;
         Ok(Self { fd, stat })
+    }
+
+    /// The same entry, with its metadata as it is now.
+    pub fn again(&self) -> io::Result<Self> {
+        Self::new(self.fd.try_clone()?)
     }
 
     /// The type of the entry.
@@ -142,6 +148,29 @@ impl Entry {
             Ok((key, value))
         });
         xattrs.collect()
+    }
+
+    /// The handle by which the file system finds this entry under any name. `None` if the file system has none.
+    pub fn handle(&self) -> io::Result<Option<FileHandle>> {
+        file_handle::of(&self.fd)
+    }
+
+    /// Whether a relative path leads out of this directory, also through symlinks. A path that ends at a missing name
+    /// does not.
+    pub fn leads_out(&self, path: &[u8]) -> io::Result<bool> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match openat2(
+            &self.fd,
+            OsStr::from_bytes(path),
+            flags,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        ) {
+            // Too many symlinks, and the links of /proc.
+            Err(Errno::XDEV | Errno::LOOP) => Ok(true),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The target of a symbolic link.

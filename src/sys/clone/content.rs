@@ -157,6 +157,22 @@ impl Content {
     }
 }
 
+/// Copies single files.
+#[derive(Debug, Default)]
+pub struct FileCopier(Content);
+
+impl FileCopier {
+    /// Makes the empty file `to` share the bytes of `from` where the file systems can, otherwise copies them with their
+    /// holes. Returns false if `go_on` stopped it.
+    pub fn copy(&mut self, from: &File, to: &File, go_on: &dyn Fn() -> bool) -> io::Result<bool> {
+        let size = from.metadata()?.len();
+        if self.0.share(from, to, size)? {
+            return Ok(true);
+        }
+        self.0.copy(from, to, size, &CopyContext { go_on, space: None, writes_out: false })
+    }
+}
+
 /// What a copy may use: time, disk space, and the disk itself.
 pub(super) struct CopyContext<'c> {
     /// Returns false when the copy must stop.

@@ -67,7 +67,7 @@ use std::{
 
 pub use self::{
     bounds::{Bounds, ExceededBound},
-    content::SpaceReservation,
+    content::{FileCopier, SpaceReservation},
     error::CloneError,
     round_records::Cloned,
     walk::Round,

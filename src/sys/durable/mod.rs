@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with, syncfs};
 
 use super::openat2;
+pub(super) use remove::remove_tree_in;
 pub use remove::{remove_tree, remove_tree_unsynced};
 pub use tree::{sync_tree, unwritten};
 pub use write_behind::{PIECE, WriteBehind, write_out_in_pieces};

@@ -10,7 +10,7 @@
 //! the kernel's memory, one KiB each, and that memory is charged to this process. Directories
 //! deeper than [`DEPTH`] are first renamed up to the top of the tree.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -57,6 +57,13 @@ pub fn remove_tree_unsynced(path: &Path) -> io::Result<()> {
         Err(e) => return Err(e),
     };
     Walk { dir_fd, top: None, start: dir, levels: Vec::new(), next_number: 0 }.remove(name)
+}
+
+/// Like [`remove_tree_unsynced`], for a name in an open directory.
+pub(in crate::sys) fn remove_tree_in(dir_fd: OwnedFd, name: &OsStr) -> io::Result<()> {
+    let name = CString::new(name.as_bytes()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let start = Path::new("");
+    Walk { dir_fd, top: None, start, levels: Vec::new(), next_number: 0 }.remove(name)
 }
 
 /// The position in the tree: the directories from the parent of the tree down to the one that is

@@ -12,12 +12,15 @@
 //! systemd     …/…-pod<uid, with _ for ->.slice
 //! ```
 //!
+//! A process outside of a cluster puts the processes that it starts in an [`OwnGroup`].
+//!
 //! Frozen processes are thawed even if the caller fails: by [`Frozen`] when it is dropped, and by a
 //! separate thread at the deadline. After a kill of this process they are thawed by the caller that
 //! stored the [`Group`]s on disk. Deliberately absent: `FIFREEZE`, which blocks all programs on a
 //! file system and outlives the process.
 
 mod frozen;
+mod own;
 
 use std::{
     collections::VecDeque,
@@ -33,6 +36,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::frozen::{FreezeResult, Frozen};
+pub use self::own::OwnGroup;
 use super::durable::at;
 
 /// The deepest level at which a pod's cgroup is searched. A kubelet in a container of a container

@@ -27,8 +27,14 @@ pub(super) enum Kind {
 }
 
 impl Detached {
-    pub(super) fn mount(fd: OwnedFd) -> Self {
+    /// A detached mount, by the descriptor of its root.
+    pub(in crate::sys) fn mount(fd: OwnedFd) -> Self {
         Self { fd, kind: Kind::Mount(OnceLock::new()) }
+    }
+
+    /// A directory of a mount, by its descriptor.
+    pub(in crate::sys) fn dir(fd: OwnedFd) -> Self {
+        Self { fd, kind: Kind::Dir }
     }
 
     /// A path to the root of the tree. Valid only in this process, and only until this is dropped.

@@ -30,6 +30,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_bind,
     mount_change, move_mount, unmount,
 };
+use serde::{Deserialize, Serialize};
 
 use super::detached::{AttachPoint, Kind};
 use super::error::refused;
@@ -40,7 +41,7 @@ use super::{
 use crate::sys::{Errno, errno, host, proc_fd};
 
 /// How layers are passed to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MountApi {
     /// As detached mounts, by descriptor ([`LinuxMounts`]).
     Detached,

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-    move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_fd, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree, unmount,
 };
 
 use super::detached::Kind;
@@ -123,7 +123,7 @@ impl Mounts for LinuxMounts {
     }
 
     fn open_dir(&self, path: &Path) -> Result<Detached, MountError> {
-        Ok(Detached { fd: directory::open(path)?, kind: Kind::Dir })
+        Ok(Detached::dir(directory::open(path)?))
     }
 
     fn idmapped(&self, tree: &Detached, uid: u32, gid: u32) -> Result<Detached, MountError> {
@@ -157,6 +157,15 @@ impl Mounts for LinuxMounts {
             )
         })
     }
+}
+
+/// Makes the kernel forget the names below `target` that no process uses, so that they are looked up again. All options of
+/// the mount stay as they are: a reconfiguration without options changes none. For an overlay whose lower was changed.
+pub fn refresh(target: &Path) -> Result<(), MountError> {
+    let failed = |e| refused(format!("refresh the mount {}", target.display()), errno(e));
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_NO_AUTOMOUNT;
+    let context = fspick(rustix::fs::CWD, target, flags).map_err(failed)?;
+    fsconfig_reconfigure(&context).map_err(failed)
 }
 
 pub(super) fn clone_tree(tree: &OwnedFd) -> Result<Detached, Errno> {

@@ -42,7 +42,7 @@ pub use error::MountError;
 pub use fake::{Call, FakeMounts};
 pub use image::{Backing, mount_image, mount_image_by};
 pub use legacy::{LegacyMounts, MountApi};
-pub use linux::LinuxMounts;
+pub use linux::{LinuxMounts, refresh};
 pub use request::{Attrs, Param, Request, TEXT_LIMIT, tmpfs};
 pub use sample::sample_image;
 pub use table::{Mount, SuperOptions, TableError, parse_table};
