@@ -74,12 +74,13 @@ fn entry(difference: Difference) -> DiffEntry {
             EntryType::BlockDevice(..) => DiffFileType::BlockDevice,
         },
         size: size.map(|size| i64::try_from(size).unwrap_or(i64::MAX)),
-        properties: properties.into_iter().map(property).collect(),
+        properties: properties.into_iter().filter_map(property).collect(),
     }
 }
 
-fn property(property: Property) -> DiffProperty {
-    match property {
+/// `None` for the mtime, which an OverlayDiff does not compare.
+fn property(property: Property) -> Option<DiffProperty> {
+    let property = match property {
         Property::Type => DiffProperty::Type,
         Property::Size => DiffProperty::Size,
         Property::Content => DiffProperty::Content,
@@ -88,7 +89,9 @@ fn property(property: Property) -> DiffProperty {
         Property::Mode => DiffProperty::Mode,
         Property::Owner => DiffProperty::Owner,
         Property::Xattrs => DiffProperty::Xattrs,
-    }
+        Property::Mtime => return None,
+    };
+    Some(property)
 }
 
 #[cfg(test)]

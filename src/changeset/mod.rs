@@ -60,6 +60,7 @@
 mod archive;
 mod decompress;
 mod diff;
+mod diff_id;
 mod dir_tree;
 mod entry;
 mod error;
@@ -105,8 +106,9 @@ pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
 pub use diff::{
     Change, CompareError, Comparison, Difference, PackError, PackOptions, Packed, Property,
-    compare, pack,
+    compare, pack, xattrs,
 };
+pub use diff_id::diff_id_of;
 pub use error::{EntryName, Exceeded, InvalidLayer, UnpackError};
 pub use features::LayerFeatures;
 pub use layers_below::{EntryBelow, EntryBelowKind, LayersBelow, LookupBelow};

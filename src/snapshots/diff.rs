@@ -219,7 +219,8 @@ impl Inner {
         // Each has one of the two.
         let (Some(one), Some(other)) = (merged(0), merged(1)) else { return Ok(()) };
         let hides_all = lowers.iter().any(|lower| lower.opaque_root);
-        let comparison = Comparison { first: one, second: other, layers, hides_all };
+        let (first, second) = (one, other);
+        let comparison = Comparison { first, second, layers, hides_all, times: false };
         let (budget, scratch) = (self.store.budget.clone(), self.store.disk.scratch());
         let limits = Limits { budget, scratch, ..Limits::default() };
 

@@ -8,10 +8,13 @@
 //!
 //! A directory that is removed, or replaced by something else, is one difference: its content is not listed.
 //!
-//! Deliberately absent: times, because they change without a change of content, and which names are hard links of one
-//! file.
+//! A comparison with times ([`Comparison::times`]) also counts the mtime of everything but directories. A file whose mtime
+//! differs is different already, so its content is not read.
+//!
+//! Deliberately absent: the times of directories, which change without a change of their own attributes, and which names
+//! are hard links of one file.
 
-use std::{io, os::unix::fs::MetadataExt as _};
+use std::{fs::Metadata, io, os::unix::fs::MetadataExt as _};
 
 use super::{
     content::ContentReader,
@@ -48,6 +51,8 @@ pub struct Comparison<'a> {
     pub layers: Vec<Entry>,
     /// Whether a differing layer hides everything below it, so that the layers' names are not enough.
     pub hides_all: bool,
+    /// Whether times count. Where they do not, a file that was written again with the same content is no difference.
+    pub times: bool,
 }
 
 /// Calls `emit` with each difference: a directory before what is in it, and the names of a directory in byte order. Ends
@@ -64,7 +69,7 @@ pub fn compare(
     emit: &mut dyn FnMut(Difference),
 ) -> Result<(), CompareError> {
     let root = |tree| Entry::root(tree).map_err(CompareError::reading(b""));
-    let Comparison { first, second, layers, hides_all } = comparison;
+    let Comparison { first, second, layers, hides_all, times } = comparison;
     let names = match hides_all {
         true => Names::All,
         false => Names::OfLayers(layers),
@@ -74,7 +79,7 @@ pub fn compare(
     share.take(ContentReader::BYTES)?;
     let content = ContentReader::default();
     let mut walk =
-        Walk { limits, share, taken: 0, listed: 0, content, stop, emit, path: Vec::new() };
+        Walk { limits, share, taken: 0, listed: 0, content, times, stop, emit, path: Vec::new() };
     walk.pair(Some(&first), Some(&second), names)
 }
 
@@ -94,6 +99,7 @@ struct Walk<'a> {
     /// Bytes of memory of the names in the directories from the root to the current one.
     listed: usize,
     content: ContentReader,
+    times: bool,
     stop: &'a dyn Fn() -> bool,
     emit: &'a mut dyn FnMut(Difference),
     /// The current path.
@@ -227,13 +233,17 @@ impl Walk<'_> {
     fn differing(&mut self, one: &Entry, other: &Entry) -> io::Result<Vec<Property>> {
         use EntryType::{BlockDevice, CharDevice, File, Symlink};
         let (before, after) = (one.metadata()?, other.metadata()?);
+        let mtime = |of: &Metadata| (of.mtime(), of.mtime_nsec());
+        let is_dir = before.is_dir() || after.is_dir();
+        let newer = self.times && !is_dir && mtime(&before) != mtime(&after);
         let mut found = Vec::new();
         match (one.entry_type(), other.entry_type()) {
             (File, File) if before.len() != after.len() => {
                 found.extend([Property::Size, Property::Content]);
             }
             (File, File) => {
-                if before.len() > 0 && !self.content.is_same(one, other, self.stop)? {
+                let is_unread = newer || before.len() == 0;
+                if !is_unread && !self.content.is_same(one, other, self.stop)? {
                     found.push(Property::Content);
                 }
             }
@@ -258,6 +268,9 @@ impl Walk<'_> {
         }
         if xattrs(one)? != xattrs(other)? {
             found.push(Property::Xattrs);
+        }
+        if newer {
+            found.push(Property::Mtime);
         }
         Ok(found)
     }
@@ -298,8 +311,9 @@ impl Walk<'_> {
     }
 }
 
-/// The attributes that are compared: those that a layer keeps.
-fn xattrs(entry: &Entry) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// The extended attributes that are compared, sorted: those that a layer keeps. Overlay's own and the labels of the host
+/// are not among them.
+pub fn xattrs(entry: &Entry) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut xattrs = entry.xattrs()?;
     xattrs.retain(|(name, _)| is_packed(name));
     xattrs.sort_unstable();

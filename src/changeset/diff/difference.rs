@@ -39,7 +39,7 @@ pub enum Property {
     Type,
     /// The length of a regular file.
     Size,
-    /// The bytes of a regular file.
+    /// The bytes of a regular file. They are not compared where the mtime counts and differs.
     Content,
     /// The target of a symbolic link.
     Target,
@@ -51,6 +51,8 @@ pub enum Property {
     Owner,
     /// Extended attributes and ACLs, without those of overlay and the host's labels.
     Xattrs,
+    /// The time of the last write, in a comparison with times.
+    Mtime,
 }
 
 /// Why two trees were not compared to the end.

@@ -55,7 +55,7 @@ mod tests;
 
 use std::io::Write;
 
-pub use compare::{Comparison, compare};
+pub use compare::{Comparison, compare, xattrs};
 pub use difference::{Change, CompareError, Difference, Property};
 pub use error::PackError;
 pub use options::PackOptions;

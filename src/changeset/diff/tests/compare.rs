@@ -39,7 +39,7 @@ fn line(difference: Difference) -> String {
 
 fn compared(first: &Detached, second: &Detached, layers: &[&Detached]) -> Vec<String> {
     let layers = layers.iter().map(|layer| Entry::root(layer).unwrap()).collect();
-    let comparison = Comparison { first, second, layers, hides_all: false };
+    let comparison = Comparison { first, second, layers, hides_all: false, times: false };
     let mut found = Vec::new();
     compare(comparison, &Limits::default(), &|| false, &mut |one| found.push(line(one))).unwrap();
     found
@@ -215,8 +215,13 @@ fn the_type_and_the_size_of_each_difference_are_known() {
     fs::create_dir(other.join("dir")).unwrap();
     symlink("x", other.join("link")).unwrap();
     let [one, other] = [one, other].map(|dir| LinuxMounts.open_dir(&dir).unwrap());
-    let comparison =
-        Comparison { first: &one, second: &other, layers: Vec::new(), hides_all: true };
+    let comparison = Comparison {
+        first: &one,
+        second: &other,
+        layers: Vec::new(),
+        hides_all: true,
+        times: false,
+    };
     let mut found = Vec::new();
     compare(comparison, &Limits::default(), &|| false, &mut |one| {
         found.push((String::from_utf8(one.path).unwrap(), one.kind, one.size));
@@ -241,7 +246,8 @@ fn a_comparison_stops_and_keeps_to_its_bounds() {
         let found = std::cell::Cell::new(0);
         let stop = || found.get() >= most;
         let layers = vec![Entry::root(&tree).unwrap()];
-        let comparison = Comparison { first: &empty, second: &tree, layers, hides_all: false };
+        let comparison =
+            Comparison { first: &empty, second: &tree, layers, hides_all: false, times: false };
         compare(comparison, limits, &stop, &mut |_| found.set(found.get() + 1))
             .map(|()| found.get())
     };

@@ -344,7 +344,7 @@ fn the_names_of_a_large_directory_spill_where_the_caller_says() {
         let (limits, mut found) = (Limits { scratch, ..Limits::default() }, 0);
         let layers = vec![crate::sys::tree_reader::Entry::root(&upper).unwrap()];
         let (first, second) = (&empty, &upper);
-        let comparison = Comparison { first, second, layers, hides_all: false };
+        let comparison = Comparison { first, second, layers, hides_all: false, times: false };
         compare(comparison, &limits, &|| false, &mut |_| found += 1).map(|()| found)
     };
     let asked = Arc::<AtomicU64>::default();
