@@ -40,7 +40,8 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
     let saved = chosen(saved, name)?;
     let config = archive.member(&saved.config)?.read_all("config", CONFIG_MAX)?;
     let files = saved.layers.unwrap_or_default();
-    let diff_ids = config::read(&config)?.diff_ids.unwrap_or_default();
+    let config::Config { kept, diff_ids, .. } = config::read(&config)?;
+    let diff_ids = diff_ids.unwrap_or_default();
     if diff_ids.len() != files.len() {
         let (ids, files) = (diff_ids.len(), files.len());
         let why = format!("it has {ids} diff IDs for the archive's {files} layers");
@@ -66,7 +67,7 @@ pub(super) fn open(path: &Path, name: Option<&str>) -> Result<(LocalImage, Files
         });
     }
     let names = saved.repo_tags.into_iter().flatten().filter_map(|tag| tag.parse().ok()).collect();
-    let image = LocalImage { names, digest: Digest::of(&config), layers };
+    let image = LocalImage { names, digest: Digest::of(&config), config: kept, layers };
     Ok((image, Files::Archive(archive.file, places)))
 }
 

@@ -44,7 +44,7 @@ pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<(LocalImage, Files),
     manifest::check(&config, &layers)?;
     let config = config::read(&document(dir, "config", &config, CONFIG_MAX)?)?;
     let layers = manifest::layers(&layers, config.diff_ids)?;
-    let image = LocalImage { names, digest: descriptor.digest, layers };
+    let image = LocalImage { names, digest: descriptor.digest, config: config.kept, layers };
     Ok((image, Files::Layout(dir.to_owned())))
 }
 

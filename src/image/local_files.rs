@@ -23,6 +23,8 @@ pub struct LocalImage {
     pub names: Vec<Reference>,
     /// Digest of the manifest for this host. A docker archive has no manifest, so there it is the digest of the config.
     pub digest: Digest,
+    /// The fields of the config that the image of a snapshot inherits: JSON.
+    pub config: String,
     /// Bottom first. Empty and repeated layers are kept.
     pub layers: Vec<LayerBlob>,
 }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     add::{NewLayer, StackBelow},
-    error::AddError,
+    error::{AddError, LowerError},
     key::{ChainId, LayerKey},
     layer_meta::LayerMeta,
     mounted_layer::OpenLayer,
@@ -21,7 +21,9 @@ use super::{
 };
 use crate::{
     changeset::{EntryBelow, EntryBelowKind, LayersBelow, LookupBelow},
+    digest::DiffId,
     erofs::{Extent, Meta, Special, Time, XattrError, Xattrs},
+    media_type::Format,
     overlay_xattr::OPAQUE,
     sys::{
         mounts::Detached,
@@ -51,6 +53,34 @@ impl Layers {
             chain = Some(ChainId::new(chain.as_ref(), &member));
         }
         self.add_layer(layer, Some(StackBelow { chain, files: &stack }), reservation, blob)
+    }
+
+    /// The keys that a layer of an image can have on top of the layers `below`, bottom first.
+    ///
+    /// # Errors
+    /// The metadata of a layer below cannot be read.
+    pub fn possible_keys(
+        &self,
+        diff_id: &DiffId,
+        format: Format,
+        below: &[LayerKey],
+    ) -> Result<Vec<LayerKey>, LowerError> {
+        let alone = LayerKey::alone(diff_id, format);
+        let mut keys = Vec::new();
+        let place = if below.is_empty() { Place::Bottom } else { Place::Any };
+        if self.fits(&alone, place) {
+            keys.push(alone);
+        }
+        let mut chain = None;
+        for key in below {
+            let member = self.dirs.meta(key)?.chain_member().unwrap_or(*key);
+            chain = Some(ChainId::new(chain.as_ref(), &member));
+        }
+        let chained = LayerKey::of_chain(&ChainId::new(chain.as_ref(), &alone));
+        if !below.is_empty() && self.fits(&chained, Place::Chain) {
+            keys.push(chained);
+        }
+        Ok(keys)
     }
 
     /// Whether the layer with this key exists and may be used in this place of a stack. A ChainID that an image claims

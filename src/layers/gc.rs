@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+
 use super::{
     error::CollectError, image_record::ImageRecord, key::LayerKey, layer_meta::LayerMeta,
     mounted_layer::IDLE, staging::discard, store::Store,
@@ -60,7 +62,7 @@ pub struct Roots {
 struct Round<'s> {
     store: &'s Store,
     _watch: LeaseWatch<'s>,
-    /// What the records of volumes and snapshots name.
+    /// What the records of volumes, snapshots and workspaces name.
     roots: Roots,
     /// All layers of the store, with their bytes and their age.
     present: HashMap<LayerKey, (u64, Duration)>,
@@ -75,11 +77,11 @@ impl Store {
     /// layers, the least recently used first, until the disk is no fuller than the low watermark. Also writes the last
     /// uses of images to the disk. Blocks.
     ///
-    /// `roots` returns what is needed by anything except leases, snapshots and images. It is called after the store has
-    /// begun to watch leases.
+    /// `roots` returns what is needed by anything except leases, snapshots, workspaces and images. It is called after the
+    /// store has begun to watch leases.
     ///
     /// # Errors
-    /// `roots` failed, or a snapshot's record cannot be read ([`CollectError::IncompleteRoots`]): no layer is removed.
+    /// `roots` failed, or the record of a snapshot or a workspace cannot be read ([`CollectError::IncompleteRoots`]): no layer is removed.
     /// Or a file system operation failed.
     pub fn collect(
         &self,
@@ -89,10 +91,65 @@ impl Store {
         // Before the round, because it waits for the disk.
         self.images.write_uses();
         let _turn = self.rounds.turn()?;
-        let mut round = Round::begin(self, roots)?;
+        let mut round = Round::begin(self, roots, Timestamp::MIN)?;
         round.sweep(watermarks.grace, None)?;
         if round.space.used_percent() > watermarks.high {
             round.remove_images_until(|space| space.used_percent() <= watermarks.low)?;
+        }
+        Ok(round.end())
+    }
+
+    /// Removes those of `layers` that no record needs. They are a workspace's own layers, which no volume has. Blocks.
+    ///
+    /// # Errors
+    /// A record cannot be read: no layer is removed. Or a file system operation failed.
+    pub fn collect_layers(&self, layers: &[LayerKey]) -> Result<GcStats, CollectError> {
+        let _turn = self.rounds.turn()?;
+        let mut round = Round::begin(self, || Ok(Roots::default()), Timestamp::MIN)?;
+        for key in layers {
+            if !round.roots.layers.contains(key) {
+                round.remove(key);
+            }
+        }
+        Ok(round.end())
+    }
+
+    /// Removes images that no record needs and that were last used at least `older_than` ago, and all layers that nothing
+    /// needs then. Layers of steps are removed only with an `older_than`. With `dry_run` only counts them. For a store without volumes. Blocks.
+    ///
+    /// # Errors
+    /// A record cannot be read: no layer is removed. Or a file system operation failed.
+    pub fn collect_unused(
+        &self,
+        older_than: Option<Duration>,
+        dry_run: bool,
+    ) -> Result<GcStats, CollectError> {
+        let _turn = self.rounds.turn()?;
+        let now = Timestamp::now();
+        let steps_since = match older_than {
+            None => Timestamp::MIN,
+            Some(age) => now.checked_sub(age).unwrap_or(Timestamp::MIN),
+        };
+        let mut round = Round::begin(self, || Ok(Roots::default()), steps_since)?;
+        self.steps.remove_unused(steps_since, dry_run)?;
+        let older_than = older_than.unwrap_or_default();
+        let mut kept: HashSet<LayerKey> = round.roots.layers.clone();
+        for image in self.images.by_last_use()? {
+            let is_old = image.last_use().checked_add(older_than).is_ok_and(|end| end <= now);
+            let is_needed = round.roots.manifests.contains(&image.manifest);
+            if is_needed || !is_old || !dry_run && !self.images.remove_unchanged(&image)? {
+                kept.extend(&image.layers);
+            } else {
+                round.done.images += 1;
+            }
+        }
+        let unused: Vec<LayerKey> =
+            round.present.keys().filter(|key| !kept.contains(key)).copied().collect();
+        for key in unused {
+            match dry_run {
+                true => round.count_removed(&key),
+                false => round.remove(&key),
+            }
         }
         Ok(round.end())
     }
@@ -109,7 +166,7 @@ impl Store {
     ) -> Result<Option<GcStats>, CollectError> {
         let is_free = || self.disk.space().is_ok_and(|space| space.available >= need);
         let Some(turn) = self.rounds.turn_for(need, is_free)? else { return Ok(None) };
-        let mut round = Round::begin(self, roots)?;
+        let mut round = Round::begin(self, roots, Timestamp::MIN)?;
         round.sweep(grace, Some(need))?;
         // A layer may claim any size: for a layer that cannot fit, no images are removed.
         let most = round.space.available.saturating_add(round.idle_bytes());
@@ -133,9 +190,11 @@ impl Drop for LeaseWatch<'_> {
 }
 
 impl<'s> Round<'s> {
+    /// `steps_since`: layers of steps that were last used before this are not needed.
     fn begin(
         store: &'s Store,
         roots: impl Fn() -> Result<Roots, CollectError>,
+        steps_since: Timestamp,
     ) -> Result<Self, CollectError> {
         store.leases.begin_round()?;
         let _watch = LeaseWatch(store);
@@ -145,6 +204,11 @@ impl<'s> Round<'s> {
             roots.layers.extend(snapshot.stack);
             roots.manifests.extend(snapshot.manifests);
         }
+        for workspace in store.workspaces.roots()? {
+            roots.layers.extend(workspace.layers().copied());
+            roots.manifests.extend(workspace.manifests());
+        }
+        roots.layers.extend(store.steps.roots(steps_since)?);
         let mut present = HashMap::new();
         for key in store.layers.dirs.keys()? {
             let size_and_age = match LayerMeta::read(&store.layers.dirs.of(&key)) {
@@ -234,6 +298,15 @@ impl<'s> Round<'s> {
         tracing::info!(image = %image.manifest, references = ?image.references, "image removed to free space");
         idle.iter().for_each(|key| self.remove(key));
         Ok(true)
+    }
+
+    /// Counts a layer as removed that [`Self::remove`] would remove.
+    fn count_removed(&mut self, key: &LayerKey) {
+        let is_leased = self.store.leases.locked().keeps(key);
+        if let Some((bytes, _)) = self.present.remove(key).filter(|_| !is_leased) {
+            self.done.layers += 1;
+            self.done.bytes += bytes;
+        }
     }
 
     /// Removes a layer unless it has a lease or had one in this round. If that fails, logs the error; the next round

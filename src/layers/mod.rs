@@ -16,6 +16,9 @@
 //!   images/<manifest digest, hex>.json  an image's layers, the references that resolve to it, its last use, and the
 //!                                     config fields that a snapshot needs
 //!   snapshots/<id>.json               the layer stacks of snapshots
+//!   workspaces/<name>/workspace.json  the layers and the named states of a workspace
+//!   steps/<key, hex>.json             the layer that a command has made of a state
+//!   workspaces/<name>/                the rest of it is owned by the module `workspaces`
 //!   frozen/                           owned by the module `snapshots`
 //!   starts/                           owned by the module `snapshots`
 //!   volumes/                          owned by the module `volumes`
@@ -25,7 +28,7 @@
 //! The files are the only state: there is no database that could drift from them. A layer exists when its directory
 //! exists, because the directory is renamed into place after everything in it is on disk (one fsync of each of its
 //! files). A kill or a power cut before that leaves only a staging directory. A layer is kept by a lease, by
-//! the record of a volume (the caller passes these), by the record of a snapshot or by the record of an image; see
+//! the record of a volume (the caller passes these), by the record of a snapshot, of a workspace or of an image; see
 //! `gc.rs`.
 //!
 //! **Alone or shared.** `ovl node` has its store alone. Commands share a store, each for a short time. Both have the same
@@ -58,7 +61,7 @@
 //! | `layers` | finds, opens, adds and removes layers |
 //! | `origins` | keeps the repositories that delivered each layer |
 //! | `leases` | keeps layers from garbage collection |
-//! | `images`, `snapshots` | keep the records |
+//! | `images`, `snapshots`, `workspaces` | keep the records |
 //! | `disk` | reserves space |
 //! | `staging` | holds what is being added or removed, and the store's lock |
 //!
@@ -95,6 +98,7 @@ mod reservation;
 mod reserve_error;
 mod reserved_file;
 mod rounds;
+mod sealed_layer;
 mod shared_reservations;
 #[cfg(test)]
 mod shared_tests;
@@ -102,6 +106,7 @@ mod snapshot_id;
 mod snapshot_layer;
 mod snapshots;
 mod staging;
+mod step_records;
 mod store;
 mod store_lock;
 mod stored_layers;
@@ -110,6 +115,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod workspace_record;
+mod workspace_records;
 
 pub use crate::changeset::LayerFeatures;
 pub use add::NewLayer;
@@ -130,7 +137,10 @@ pub use snapshot_id::SnapshotId;
 pub use snapshot_layer::StagedSnapshot;
 pub use snapshots::{SnapshotRecord, SnapshotRecords, SnapshotSource};
 pub use staging::Staging;
+pub use step_records::{StepKey, StepRecords};
 pub use store::{Store, StoreSettings};
 pub use store_lock::StoreLock;
 pub use stored_layers::Layers;
 pub use verify::DamagedLayer;
+pub use workspace_record::{NamedState, StateName, WorkspaceBase, WorkspaceName, WorkspaceRecord};
+pub use workspace_records::WorkspaceRecords;

@@ -48,16 +48,20 @@ pub(super) struct ReserveTurn {
 }
 
 impl SharedReservations {
-    /// Makes the file of this process in `dir`. No other process has this `name`.
+    /// Makes the file of this process in `dir`, and removes those of processes that have ended. No other process has this
+    /// `name`.
     pub(super) fn open(dir: PathBuf, name: &OsStr) -> io::Result<Self> {
         private_dir(&dir)?;
         let path = dir.join(name);
         // No other process looks at the file meanwhile. Locked by one that looks, it would count as abandoned.
-        let _turn = lock(&dir)?;
+        let turn = lock(&dir)?;
         let own = Lock::try_take(flock::open_file(&path)?, Kind::Exclusive)?;
         let own = own.ok_or_else(|| at("lock", &path)(io::ErrorKind::WouldBlock.into()))?;
         own.file().set_len(0).map_err(at("empty", &path))?;
-        Ok(Self { dir, path, own, shown: 0 })
+        drop(turn);
+        let reservations = Self { dir, path, own, shown: 0 };
+        drop(reservations.turn()?);
+        Ok(reservations)
     }
 
     /// Waits for the turn, and adds up what the other processes show. Removes the files of processes that have ended.

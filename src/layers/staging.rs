@@ -67,6 +67,12 @@ impl Staging {
         Ok(Self { dir, all, first, next, _own: lock.own, _lock: lock.lock })
     }
 
+    /// A new path for a directory, which the caller creates and removes. What remains is removed after the process has
+    /// ended.
+    pub fn new_path(&self) -> PathBuf {
+        self.path()
+    }
+
     /// Checks that the store's disk can be written now: creates and removes a file.
     pub(super) fn check_writable(&self) -> io::Result<()> {
         let probe = self.path();

@@ -24,8 +24,10 @@ use super::{
     shared_reservations::SharedReservations,
     snapshots::SnapshotRecords,
     staging::Staging,
+    step_records::StepRecords,
     store_lock::{StoreLock, private_dir},
     stored_layers::Layers,
+    workspace_records::WorkspaceRecords,
 };
 use crate::{
     budget::Budget,
@@ -60,6 +62,10 @@ pub struct Store {
     pub images: ImageRecords,
     /// The records of snapshots.
     pub snapshots: Arc<SnapshotRecords>,
+    /// The records of workspaces.
+    pub workspaces: WorkspaceRecords,
+    /// The records of steps.
+    pub steps: StepRecords,
     /// The space of the store's disk, and its reservations.
     pub disk: Arc<DiskSpace>,
     /// The staging directory.
@@ -109,7 +115,17 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let (root, access) = (lock.root.clone(), lock.access());
         let id = read_or_create_id(&root, &access)?;
-        for part in ["staging", "layers", "images", "snapshots", "frozen", "starts", "volumes"] {
+        for part in [
+            "staging",
+            "layers",
+            "images",
+            "snapshots",
+            "frozen",
+            "starts",
+            "volumes",
+            "workspaces",
+            "steps",
+        ] {
             private_dir(&root.join(part))?;
         }
         let dirs = LayerDirs::new(&root);
@@ -143,6 +159,9 @@ impl Store {
             budget: budget.clone(),
             storage,
         };
+        let workspaces =
+            WorkspaceRecords::new(root.join("workspaces"), access.clone(), staging.clone());
+        let steps = StepRecords::new(root.join("steps"), access.clone());
         let images = ImageRecords::load(root.join("images"), access)?;
         Ok(Self {
             root,
@@ -152,6 +171,8 @@ impl Store {
             leases,
             images,
             snapshots,
+            workspaces,
+            steps,
             disk,
             staging,
             budget,

@@ -1,7 +1,9 @@
 //! One feature: its name, and what provides it.
 
+use serde::{Deserialize, Serialize};
+
 /// A feature of the kernel or of the store's file system. The required ones come first ([`Self::required`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Feature {
     /// A writable overlay on this file system, with any of the mount APIs.
     Overlay,

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::feature::Feature;
 use super::probe::{ProbeDir, message};
 use crate::sys::{
@@ -14,7 +16,7 @@ use crate::sys::{
 };
 
 /// The features that this kernel and the store's file system have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelFeatures {
     mount_api: MountApi,
     selinux: bool,

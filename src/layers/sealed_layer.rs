@@ -1,0 +1,83 @@
+//! Layers that are made of an upper by a rename.
+//!
+//! ```text
+//! <workspace>/upper  ─►  <workspace>/sealing/diff  ─►  layers/<key, hex>/diff
+//! ```
+//!
+//! Before the first rename, the record of the workspace names the layer. So after a kill at any point the same call
+//! continues. Nothing is copied, and nothing is synced but names and metadata: the kernel has written the upper to the
+//! disk when its overlay was unmounted.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    key::LayerKey,
+    layer_meta::{LayerMeta, LayerStorage, SnapshotContents},
+    snapshot_id::SnapshotId,
+    stored_layers::Layers,
+};
+use crate::{
+    changeset::LayerFeatures,
+    sys::durable::{self, at},
+};
+
+/// The directory beside an upper in which it becomes a layer.
+const SEALING: &str = "sealing";
+
+impl Layers {
+    /// The key of a layer that no other layer has.
+    ///
+    /// # Errors
+    /// The kernel's source of UUIDs cannot be read.
+    pub fn new_key() -> io::Result<LayerKey> {
+        let source = Path::new("/proc/sys/kernel/random/uuid");
+        let uuid = fs::read_to_string(source).map_err(at("read", source))?;
+        let id = format!("workspace-{}", uuid.trim());
+        let id: SnapshotId = id.parse().map_err(io::Error::other)?;
+        Ok(LayerKey::of_snapshot(&id))
+    }
+
+    /// Makes the directory `upper` the layer `key`, or continues that after a kill. Returns false if neither the upper nor
+    /// the layer exists. No overlay uses the upper, and a record names the layer.
+    pub fn seal(&self, upper: &Path, key: &LayerKey, features: LayerFeatures) -> io::Result<bool> {
+        let to = self.dirs.of(key);
+        if self.has(key) {
+            return Ok(true);
+        }
+        let sealing = upper.with_file_name(SEALING);
+        let tree = sealing.join(LayerStorage::Dir.content());
+        durable::create_dir_unsynced(&sealing, 0o700)?;
+        if !exists(&tree)? {
+            if !exists(upper)? {
+                durable::remove_tree_unsynced(&sealing)?;
+                return Ok(false);
+            }
+            durable::rename_unsynced(upper, &tree)?;
+        }
+        let contents = SnapshotContents { features, ..SnapshotContents::default() };
+        LayerMeta::of_snapshot(*key, &contents).write(&sealing)?;
+        durable::rename(&sealing, &to)?;
+        Ok(true)
+    }
+
+    /// The directory tree of a layer. `None` if the layer is not stored as one.
+    ///
+    /// # Errors
+    /// The metadata of the layer cannot be read.
+    pub fn tree_of(&self, key: &LayerKey) -> io::Result<Option<PathBuf>> {
+        let dir = self.dirs.of(key);
+        let storage = LayerMeta::read(&dir)?.storage;
+        Ok((storage == LayerStorage::Dir).then(|| dir.join(storage.content())))
+    }
+}
+
+fn exists(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(at("look at", path)(e)),
+    }
+}

@@ -1,0 +1,170 @@
+//! Workspace records: the workspaces of the store, each with the layers that its states need.
+//!
+//! ```text
+//! <root>/workspaces/<name>/                    renamed into place with its record; locked by the command that changes it
+//! <root>/workspaces/<name>/workspace.json      replaced whole; written before the layers that it names are in place
+//! ```
+//!
+//! They are never kept in memory, because workspaces are used by commands, which share the store. Everything that changes
+//! the names in `workspaces/` takes the lock of that directory, and a list of all records takes it too: a list of a directory
+//! may lack a name that is changed meanwhile.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    access::{Access, DirLock},
+    error::CollectError,
+    staging::{Staging, discard},
+    workspace_record::{WorkspaceName, WorkspaceRecord},
+};
+use crate::sys::durable::{self, at};
+
+/// The name of a record in the directory of its workspace.
+const RECORD: &str = "workspace.json";
+
+/// The records of all workspaces of a store.
+#[derive(Debug)]
+pub struct WorkspaceRecords {
+    dir: PathBuf,
+    access: Access,
+    staging: Arc<Staging>,
+    names_lock: DirLock,
+}
+
+impl WorkspaceRecords {
+    pub(super) fn new(dir: PathBuf, access: Access, staging: Arc<Staging>) -> Self {
+        let names_lock = access.dir_lock(&dir);
+        Self { dir, access, staging, names_lock }
+    }
+
+    /// The directory of a workspace, which the module `workspaces` owns, except for the record in it.
+    pub fn dir(&self, name: &WorkspaceName) -> PathBuf {
+        self.dir.join(name.as_str())
+    }
+
+    /// The record of a workspace. `None` if there is no such workspace.
+    ///
+    /// # Errors
+    /// `InvalidData` if this version cannot read it.
+    pub fn get(&self, name: &WorkspaceName) -> io::Result<Option<WorkspaceRecord>> {
+        let path = self.dir(name).join(RECORD);
+        match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(at("read", &path)(e)),
+        }
+    }
+
+    /// All records, by name.
+    ///
+    /// # Errors
+    /// `InvalidData` if this version cannot read one of them.
+    pub fn list(&self) -> io::Result<Vec<(WorkspaceName, WorkspaceRecord)>> {
+        let _guard = self.names_lock.lock()?;
+        let mut records = Vec::new();
+        for name in self.names()? {
+            records.extend(self.get(&name)?.map(|record| (name, record)));
+        }
+        Ok(records)
+    }
+
+    /// The names of all workspaces, sorted. The caller has the lock of the names.
+    fn names(&self) -> io::Result<Vec<WorkspaceName>> {
+        let mut names: Vec<WorkspaceName> = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(at("list", &self.dir))? {
+            let name = entry.map_err(at("list", &self.dir))?.file_name();
+            // Only this module makes names here. Another one is not of this store.
+            names.extend(name.to_str().and_then(|name| name.parse().ok()));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The records that can be read, by name. The others are logged.
+    pub fn readable(&self) -> io::Result<Vec<(WorkspaceName, WorkspaceRecord)>> {
+        let _guard = self.names_lock.lock()?;
+        let mut records = Vec::new();
+        for name in self.names()? {
+            match self.get(&name) {
+                Ok(record) => records.extend(record.map(|record| (name, record))),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        Ok(records)
+    }
+
+    /// Creates a workspace durably. Returns false if the name is taken.
+    pub fn create(&self, name: &WorkspaceName, record: &WorkspaceRecord) -> io::Result<bool> {
+        let staged = self.staging.new_dir();
+        durable::create_dir_unsynced(staged.path(), 0o700)?;
+        durable::write_atomic(&staged.path().join(RECORD), &serde_json::to_vec_pretty(record)?)?;
+        let _guard = self.names_lock.lock()?;
+        match durable::rename_unsynced(staged.path(), &self.dir(name)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            renamed => renamed.and_then(|()| durable::sync_dir(&self.dir)).map(|()| true),
+        }
+    }
+
+    /// Replaces the record of a workspace. The caller has the workspace's lock.
+    pub fn put(&self, name: &WorkspaceName, record: &WorkspaceRecord) -> io::Result<()> {
+        self.access.replace(&self.dir(name).join(RECORD), &serde_json::to_vec_pretty(record)?)
+    }
+
+    /// Gives a workspace another name. Returns false if that name is taken. The caller has the workspace's lock, and the
+    /// workspace is not mounted.
+    pub fn rename(&self, from: &WorkspaceName, to: &WorkspaceName) -> io::Result<bool> {
+        let _guard = self.names_lock.lock()?;
+        match durable::rename(&self.dir(from), &self.dir(to)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            renamed => renamed.map(|()| true),
+        }
+    }
+
+    /// Removes a workspace with everything in its directory. The caller has the workspace's lock, and the workspace is not
+    /// mounted.
+    pub fn remove(&self, name: &WorkspaceName) -> io::Result<()> {
+        let guard = self.names_lock.lock()?;
+        let staged = self.staging.move_here(&self.dir(name))?;
+        durable::sync_dir(&self.dir)?;
+        drop(guard);
+        staged.map_or(Ok(()), |staged| discard(&staged))
+    }
+
+    /// All records, for garbage collection.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub(super) fn roots(&self) -> Result<Vec<WorkspaceRecord>, CollectError> {
+        match self.list() {
+            Ok(records) => Ok(records.into_iter().map(|(_, record)| record).collect()),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                Err(CollectError::IncompleteRoots(e.to_string()))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> io::Result<WorkspaceRecord> {
+    let invalid = |why: String| {
+        let path = path.display();
+        let text = format!(
+            "this version cannot read the workspace record {path}: {why}; use the version of ovl that wrote it, or remove \
+             the workspace with `ovl scrub`"
+        );
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
+    let record: WorkspaceRecord =
+        serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
+    match record.format {
+        WorkspaceRecord::FORMAT => Ok(record),
+        format => Err(invalid(format!(
+            "its format is {format}, and this version reads format {}",
+            WorkspaceRecord::FORMAT
+        ))),
+    }
+}
