@@ -10,13 +10,14 @@ pub use crate::{
     erofs::fuzzing::{erofs, erofs_damaged},
     image::fuzzing::{hosts_toml, manifest, pull_secret, reference},
     sys::mounts::fuzzing::mountinfo,
+    workspaces::container::fuzzing::users,
 };
 
 /// A fuzz target. It returns whether the bytes are accepted.
 pub type Target = fn(&[u8]) -> bool;
 
 /// All targets by their names: the names of the files in `fuzz/fuzz_targets` and of the directories in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("csi_request", csi_request),
     ("differential", differential),
     ("erofs", erofs),
@@ -28,6 +29,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("pull_secret", pull_secret),
     ("reference", reference),
     ("tar", tar),
+    ("users", users),
     ("whiteout", whiteout),
 ];
 

@@ -9,7 +9,8 @@
 //!            csi        gRPC request -> our types -> one call -> class -> code; registers with the kubelet
 //!            controller turns VolumeSnapshots into OverlaySnapshots and contents; implements the CSI snapshot calls
 //!            agent      on the node: carries out OverlaySnapshots, looks up snapshots, records Events
-//! lifecycle  snapshots  captures volumes; packs, squashes and pushes snapshot layers
+//! lifecycle  workspaces named stacks with a writable upper, on one machine
+//!            snapshots  captures volumes; packs, squashes and pushes snapshot layers
 //!            volumes    one volume's life: states, record, lock, recovery
 //! storage    layers     the node's store: staged, renamed into place, leased, garbage collected, checked
 //!            overlay    plans a mount as a typed value, then lets `sys` make it
@@ -93,3 +94,5 @@ pub mod spill;
 pub mod sys;
 #[cfg(target_os = "linux")]
 pub mod volumes;
+#[cfg(target_os = "linux")]
+pub mod workspaces;

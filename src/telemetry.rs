@@ -23,6 +23,13 @@ impl Default for Filter {
     }
 }
 
+impl Filter {
+    /// `warn`, for commands that people run.
+    pub fn warnings() -> Self {
+        Self("warn".to_owned())
+    }
+}
+
 /// The levels that a filter can name. [`EnvFilter`] takes any other word for the name of a module, whose lines it then
 /// writes alone, so a mistyped level would turn the log off.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];

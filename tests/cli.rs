@@ -48,7 +48,8 @@ fn the_plugin_is_a_command_of_ovl() {
 
 #[test]
 fn a_snapshot_command_without_a_local_socket_is_an_error_with_advice() {
-    let (code, output) = ovl(&["snapshot", "list", "--local-endpoint", "unix:///nowhere/ovl.sock"]);
+    let (code, output) =
+        ovl(&["node-snapshot", "list", "--local-endpoint", "unix:///nowhere/ovl.sock"]);
     assert_eq!(code, Some(1), "{output}");
     assert!(output.contains("no `ovl node` responds at unix:///nowhere/ovl.sock"), "{output}");
     assert!(output.contains("--no-cluster"), "{output}");
@@ -83,7 +84,7 @@ fn arguments_that_cannot_be_used_are_named_and_exit_with_2() {
             &["node", "--node-name", "n", "--no-cluster", "--snapshot-repository", "r.io/a:1"],
             "it has a tag or a digest",
         ),
-        (&["snapshot", "take", "csi-1"], "<NAME>"),
+        (&["node-snapshot", "take", "csi-1"], "<NAME>"),
         (
             &["node", "--node-name", "n", "--layer-storage", "tar"],
             "possible values: auto, erofs, dir",

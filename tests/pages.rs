@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
 #[allow(dead_code, reason = "the harness runs the commands of the blocks")]
-#[path = "../e2e/src/cases/pages/blocks.rs"]
+#[path = "../e2e/src/pages/blocks.rs"]
 mod blocks;
 #[path = "pages/generated.rs"]
 mod generated;
@@ -167,7 +167,7 @@ fn every_block_is_run_by_the_tests_or_says_why_not() {
     assert!(
         wrong.is_empty(),
         "write `<!-- run -->` or `<!-- not run: REASON -->` on the line above these blocks \
-         (e2e/src/cases/pages/blocks.rs):\n{}",
+         (e2e/src/pages/blocks.rs):\n{}",
         wrong.join("\n")
     );
 }

@@ -1,4 +1,4 @@
-//! Snapshots of a node without a cluster: the calls of `ovl snapshot`, and the lookup of a volume's `snapshot: NAME`.
+//! Snapshots of a node without a cluster: the calls of `ovl node-snapshot`, and the lookup of a volume's `snapshot: NAME`.
 //!
 //! ```text
 //! capture ── engine ──> capture, squash            the same engine that carries out OverlaySnapshots
@@ -204,7 +204,8 @@ pub struct LocalLookup {
 }
 
 /// What to do if a registry has lost an image. Nothing checks the images of a node without a cluster.
-const IF_LOST: &str = "push it again on its node (`ovl snapshot push`), or take a new snapshot";
+const IF_LOST: &str =
+    "push it again on its node (`ovl node-snapshot push`), or take a new snapshot";
 
 impl SnapshotLookup for LocalLookup {
     fn find<'a>(&'a self, namespace: &'a str, name: &'a str) -> Lookup<'a> {

@@ -6,7 +6,7 @@
 //!                                                     │ spec     the checked values of the spec
 //!                                                     └ status   the conditions and the phase
 //! once an hour ── checks ──> is the pushed image in the registry? ── lost_image ──> the reconciler pushes it again
-//! `ovl snapshot` on a node without a cluster ── local ── engine ──> the same
+//! `ovl node-snapshot` on a node without a cluster ── local ── engine ──> the same
 //! OverlayDiffs of this node ── diffs ── lookup, comparison ──> an OverlayDiffResult each
 //! VolumeSnapshot ── lookup ──> its content ──> its OverlaySnapshot ──> the layers or the image for a volume
 //! ```

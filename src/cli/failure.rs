@@ -7,6 +7,10 @@ pub(super) enum Failure {
     Unusable(anyhow::Error),
     /// Exit code 1.
     Failed(anyhow::Error),
+    /// Exit code 3.
+    Busy(anyhow::Error),
+    /// This exit code.
+    Code(anyhow::Error, u8),
 }
 
 impl From<anyhow::Error> for Failure {

@@ -4,11 +4,12 @@
 //! |---|---|---|
 //! | 0 | done; `ovl node` or `ovl controller` stopped after a signal; `ovl check`: the directory can hold a store | |
 //! | 1 | the command failed; `ovl check`: the directory cannot hold a store | read stderr; another try may help |
-//! | 2 | arguments or settings cannot be used, and nothing was started | fix them first |
+//! | 2 | arguments or settings cannot be used, or changes would be lost; nothing was started | fix them first; `--yes` |
+//! | 3 | with `--no-wait`: another command uses the workspace | try again |
 //!
 //! An error of one volume or image never ends the process. It is the response to its own call.
 //!
-//! May use: agent, cluster, controller, csi, kubectl, volumes, snapshots, image, layers, overlay, sys
+//! May use: agent, changeset, cluster, controller, csi, kubectl, volumes, workspaces, snapshots, image, layers, overlay, sys
 //!
 //! Most commands only decide which modules work together. Two have code of their own: `check` (the report of
 //! `ovl check`) and `registry_secrets` (the Secrets of the chart's registry).
@@ -25,6 +26,7 @@ mod snapshot;
 mod uninstall;
 mod values;
 mod volume_attributes;
+mod workspaces;
 
 use std::{
     env,
@@ -40,12 +42,15 @@ use crate::{
     telemetry::{self, Filter},
 };
 use failure::Failure;
+use workspaces::WorkspaceCommand;
 
 /// The command whose words are those of `kubectl ovl`. It has a parser of its own.
 const KUBECTL: &str = "kubectl";
 
 /// The exit code for arguments or settings that cannot be used.
 const UNUSABLE: u8 = 2;
+/// The exit code for a workspace that another command uses.
+const BUSY: u8 = 3;
 
 #[derive(Debug, Parser)]
 #[command(name = "ovl", version, about)]
@@ -61,7 +66,9 @@ enum Command {
     Node(Box<node::NodeArgs>),
     Controller(Box<controller::ControllerArgs>),
     Check(check::CheckArgs),
-    Snapshot(snapshot::SnapshotArgs),
+    #[command(flatten)]
+    Workspace(WorkspaceCommand),
+    NodeSnapshot(snapshot::SnapshotArgs),
     #[command(hide = true)]
     Crd(crd::CrdArgs),
     /// The commands of the kubectl plugin, for Jobs that run the driver's image
@@ -82,7 +89,8 @@ impl Command {
     fn is_by_hand(&self) -> bool {
         match self {
             Self::Check(_)
-            | Self::Snapshot(_)
+            | Self::Workspace(_)
+            | Self::NodeSnapshot(_)
             | Self::Crd(_)
             | Self::Kubectl
             | Self::VolumeAttributes
@@ -95,14 +103,9 @@ impl Command {
 #[derive(Debug, Args)]
 struct Log {
     /// The log level (off, error, warn, info, debug, trace), or levels by module as in `info,ovl::volumes=debug`
-    #[arg(
-        long = "log",
-        global = true,
-        env = "OVL_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
-    filter: Filter,
+    /// [default: info; warn for commands on workspaces]
+    #[arg(long = "log", global = true, env = "OVL_LOG", value_name = "FILTER")]
+    filter: Option<Filter>,
     /// The format of log lines
     #[arg(long = "log-format", help_heading = "Logging", global = true, default_value = "text")]
     format: Format,
@@ -135,14 +138,19 @@ pub fn main() -> ExitCode {
         Command::Node(args) => args.traces(),
         Command::Controller(_)
         | Command::Check(_)
-        | Command::Snapshot(_)
+        | Command::Workspace(_)
+        | Command::NodeSnapshot(_)
         | Command::Crd(_)
         | Command::Kubectl
         | Command::VolumeAttributes
         | Command::BeforeUninstall(_)
         | Command::RegistrySecrets(_) => Ok(None),
     };
-    telemetry::init(&cli.log.filter, format, traces.as_ref().ok().and_then(Option::as_ref));
+    let filter = cli.log.filter.unwrap_or_else(|| match cli.command {
+        Command::Workspace(_) => Filter::warnings(),
+        _ => Filter::default(),
+    });
+    telemetry::init(&filter, format, traces.as_ref().ok().and_then(Option::as_ref));
     if let Err(error) = &traces {
         tracing::warn!(%error, "the process runs without traces");
     }
@@ -151,7 +159,11 @@ pub fn main() -> ExitCode {
         Command::Node(args) => node::run(&args),
         Command::Controller(args) => controller::run(&args),
         Command::Check(args) => check::run(&args),
-        Command::Snapshot(args) => snapshot::run(&args),
+        Command::Workspace(command) => match workspaces::run(&command) {
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
+        Command::NodeSnapshot(args) => snapshot::run(&args),
         Command::Crd(args) => crd::run(&args),
         Command::Kubectl => {
             Err(Failure::Unusable(anyhow!("options come after `ovl kubectl`, not before it")))
@@ -167,6 +179,8 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Unusable(error)) => (error, ExitCode::from(UNUSABLE)),
         Err(Failure::Failed(error)) => (error, ExitCode::FAILURE),
+        Err(Failure::Busy(error)) => (error, ExitCode::from(BUSY)),
+        Err(Failure::Code(error, code)) => (error, ExitCode::from(code)),
     };
     match is_by_hand {
         // If stderr is closed, the exit code says enough.

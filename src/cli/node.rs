@@ -64,7 +64,7 @@ struct CheckedArgs {
     events: bool,
     /// The namespace of the push Secrets. `None` where snapshots are off.
     secrets_in: Option<String>,
-    /// The socket of `ovl snapshot`. `None` with a cluster or where snapshots are off.
+    /// The socket of `ovl node-snapshot`. `None` with a cluster or where snapshots are off.
     local: Option<csi::Endpoint>,
     /// The repository for snapshots of a node without a cluster.
     repository: Option<Repository>,
@@ -221,7 +221,7 @@ async fn serve(node: CheckedArgs, engine: &mut Option<Snapshots>) -> anyhow::Res
     });
     let served = csi::serve(config, volumes, metrics, shutdown.clone()).await;
     shutdown.cancel();
-    let local_served = local.await.context("the socket of `ovl snapshot`")?;
+    let local_served = local.await.context("the socket of `ovl node-snapshot`")?;
     if let Some(events) = events {
         let _ = timeout(EVENT_FLUSH_TIMEOUT, events.flush()).await;
     }
@@ -230,7 +230,7 @@ async fn serve(node: CheckedArgs, engine: &mut Option<Snapshots>) -> anyhow::Res
     Ok(())
 }
 
-/// Serves `ovl snapshot` on a node without a cluster until `shutdown`. An error of this socket ends the process,
+/// Serves `ovl node-snapshot` on a node without a cluster until `shutdown`. An error of this socket ends the process,
 /// because its users have no other way to reach the node.
 async fn serve_local(
     endpoint: Option<csi::Endpoint>,

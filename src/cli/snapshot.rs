@@ -1,4 +1,4 @@
-//! `ovl snapshot`: the client for snapshots of a node without a cluster. It calls `ovl node` on its local socket.
+//! `ovl node-snapshot`: the client for snapshots of a node without a cluster. It calls `ovl node` on its local socket.
 //!
 //! Deliberately absent: snapshots of a cluster, which `kubectl ovl` creates in the API server.
 

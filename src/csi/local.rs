@@ -1,4 +1,4 @@
-//! The snapshot API of a node without a cluster: the server on its socket, and the client for `ovl snapshot`.
+//! The snapshot API of a node without a cluster: the server on its socket, and the client for `ovl node-snapshot`.
 //!
 //! Like the driver's CSI socket, it is for root only, and each call is a task that runs to its end: a client that stops
 //! waiting for a push does not stop the push.

@@ -7,7 +7,7 @@
 //!                                       └─ node ── request ── volumes ── status
 //! csi-snapshotter ── the endpoint ── middleware ── identity
 //!                                               └─ controller ── snapshots of the cluster ── status
-//! `ovl snapshot` ── a socket of a node without a cluster ── middleware ── local ── agent
+//! `ovl node-snapshot` ── a socket of a node without a cluster ── middleware ── local ── agent
 //! probes ── http /healthz, /livez ── health ── role
 //! scrapers ── http /metrics ── metrics_http
 //! ```

@@ -68,7 +68,7 @@ pub(super) fn draw(rows: &[Vec<Cell>], widths: &[usize]) -> String {
 }
 
 /// A whole table of plain text, however wide.
-pub(super) fn plain(rows: &[Vec<String>]) -> String {
+pub(crate) fn plain(rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<_>> =
         rows.iter().map(|row| row.iter().map(|cell| Cell::from(cell.as_str())).collect()).collect();
     draw(&rows, &widths(&rows, None))

@@ -79,7 +79,7 @@ pub enum CaptureError {
     /// The pod cannot be frozen.
     #[error(
         "snapshot {id}: cannot freeze pod {pod}: {source}; to capture without a freeze, use a VolumeSnapshotClass with \
-         `consistency: live` (`ovl snapshot take --live`)"
+         `consistency: live` (`ovl node-snapshot take --live`)"
     )]
     Freeze {
         /// The id of the snapshot.
@@ -92,7 +92,7 @@ pub enum CaptureError {
     /// The pod would be frozen for longer than the request allows.
     #[error(
         "snapshot {id}: the copy was not complete after {}, so the driver thawed pod {pod} and stopped the capture; \
-         allow a longer freeze (`freezeTimeout` of the VolumeSnapshotClass, `--freeze-timeout` of `ovl snapshot take`), \
+         allow a longer freeze (`freezeTimeout` of the VolumeSnapshotClass, `--freeze-timeout` of `ovl node-snapshot take`), \
          or a live capture after the timeout (`onFreezeTimeout: live`, `--on-freeze-timeout live`)",
         format::span(*within)
     )]

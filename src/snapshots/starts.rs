@@ -28,7 +28,7 @@ pub(super) struct Start(PathBuf);
 
 impl Start {
     /// Counts a start. `None` after too many starts without an end. That ends the count: a VolumeSnapshot has failed for
-    /// good then, and the user of `ovl snapshot take` may try again.
+    /// good then, and the user of `ovl node-snapshot take` may try again.
     pub(super) fn count(dir: &Path, id: &SnapshotId) -> io::Result<Option<Self>> {
         let path = dir.join(id.as_str());
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);

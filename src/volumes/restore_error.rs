@@ -39,7 +39,7 @@ pub enum RestoreError {
     /// The snapshot was not pushed, and is on another node.
     #[error(
         "snapshot {name} is only on node {node}; run the pod on that node, or push snapshots (set `repository` in their \
-         VolumeSnapshotClass; without a cluster use `ovl snapshot push`)"
+         VolumeSnapshotClass; without a cluster use `ovl node-snapshot push`)"
     )]
     NodeOnly {
         /// The name.

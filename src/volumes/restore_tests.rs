@@ -323,7 +323,7 @@ async fn an_option_that_hides_captured_files_is_refused() {
     bench.node.volumes.publish(bench.request("fork", |_| {})).await.unwrap();
 }
 
-/// A node without a cluster has snapshots too, but no VolumeSnapshot. The messages name `ovl snapshot` as an
+/// A node without a cluster has snapshots too, but no VolumeSnapshot. The messages name `ovl node-snapshot` as an
 /// alternative to the class.
 #[test]
 fn no_error_message_calls_a_snapshot_a_volume_snapshot() {
@@ -351,7 +351,7 @@ fn no_error_message_calls_a_snapshot_a_volume_snapshot() {
         assert!(said.contains("snapshot ws-1") && !plain.contains("VolumeSnapshot"), "{said}");
     }
     let node_only = RestoreError::NodeOnly { name: "ws-1".to_owned(), node: "node-1".to_owned() };
-    assert!(node_only.to_string().contains("`ovl snapshot push`"), "{node_only}");
+    assert!(node_only.to_string().contains("`ovl node-snapshot push`"), "{node_only}");
 }
 
 fn not_ready() -> Result<FoundSnapshot, LookupError> {

@@ -60,13 +60,13 @@ pub(in crate::cli) struct NodeArgs {
     /// The address of /metrics [default: not served]
     #[arg(long, value_name = "IP:PORT")]
     metrics_address: Option<SocketAddr>,
-    /// Run without an API server: pods get no Events, and snapshots are taken with `ovl snapshot` on this node
+    /// Run without an API server: pods get no Events, and snapshots are taken with `ovl node-snapshot` on this node
     #[arg(long)]
     pub(super) no_cluster: bool,
     /// Whether this node emits Events on pods
     #[arg(long, default_value = "true", action = ArgAction::Set, value_name = "BOOL")]
     pub(super) events: bool,
-    /// Without a cluster: the socket for `ovl snapshot` [default: ovl.sock in the directory of the driver's socket]
+    /// Without a cluster: the socket for `ovl node-snapshot` [default: ovl.sock in the directory of the driver's socket]
     #[arg(long, value_name = "unix:///PATH", requires = "no_cluster")]
     local_endpoint: Option<Endpoint>,
     /// Without a cluster: the repository, as registry/repository, to which snapshots are pushed. Snapshots that other
@@ -225,7 +225,7 @@ impl NodeArgs {
         }
     }
 
-    /// The socket of `ovl snapshot`.
+    /// The socket of `ovl node-snapshot`.
     pub(super) fn local_endpoint(&self, driver: &Endpoint) -> anyhow::Result<Endpoint> {
         match &self.local_endpoint {
             Some(endpoint) => Ok(endpoint.clone()),

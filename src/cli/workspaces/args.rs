@@ -1,0 +1,202 @@
+//! The arguments of the commands of workspaces.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use crate::{
+    cli::{
+        failure::Failure,
+        values::{dir, duration, required_check},
+    },
+    layers::{StateName, WorkspaceName},
+    workspaces::{OnLocked, Workspaces},
+};
+
+/// The most forks of one command.
+pub(super) const MOST_FORKS: usize = 1000;
+
+/// The store of a command.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StoreArgs {
+    /// The directory of the store. It is made if it does not exist
+    #[arg(
+        long,
+        env = "OVL_ROOT",
+        default_value = "/var/lib/ovl",
+        value_name = "DIR",
+        value_parser = dir,
+        help_heading = "Store"
+    )]
+    root: PathBuf,
+    /// If another command uses the workspace, fail with exit code 3 instead of waiting
+    #[arg(long, help_heading = "Store")]
+    no_wait: bool,
+    /// Use the store's directory even if this check of `ovl check` fails; can be repeated
+    #[arg(
+        long = "ignore-check",
+        value_name = "CHECK",
+        value_parser = required_check,
+        help_heading = "Store"
+    )]
+    ignored_checks: Vec<String>,
+}
+
+impl StoreArgs {
+    pub(super) fn open(&self) -> Result<Workspaces, Failure> {
+        Ok(Workspaces::open(&self.root, &self.ignored_checks)?)
+    }
+
+    pub(super) fn on_locked(&self) -> OnLocked {
+        if self.no_wait { OnLocked::Fail } else { OnLocked::Wait }
+    }
+}
+
+/// The arguments of a command that has a workspace only.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct NamedArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Mount a workspace and print where
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cd \"$(ovl mount box)\"         mount it in the store, and go there
+  ovl mount box /mnt/box        mount it at a path")]
+pub(in crate::cli) struct MountArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    /// Where to mount it; it is made if it does not exist [default: a directory of the store]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Unmount a workspace
+#[derive(Debug, Args)]
+pub(in crate::cli) struct UmountArgs {
+    /// The workspace
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(super) name: Option<WorkspaceName>,
+    /// Unmount all workspaces of the store
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Give the present state of a workspace a name
+#[derive(Debug, Args)]
+#[command(
+    after_help = "An unmounted workspace is not copied, however large it is. Of a mounted one, the changes since the
+last snapshot are copied, while programs can write.
+
+Examples:
+  ovl snapshot box clean-build
+  ovl rollback box clean-build"
+)]
+pub(in crate::cli) struct SnapshotArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    /// The name of the snapshot
+    pub(super) snapshot: StateName,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Go back to a snapshot. Changes since the last snapshot are lost
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RollbackArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    /// The snapshot
+    pub(super) snapshot: StateName,
+    /// Take a snapshot of the present state first
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub(super) keep: Option<StateName>,
+    /// Do not ask before changes are lost
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Drop all changes since the last snapshot or rollback
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CleanArgs {
+    #[command(flatten)]
+    pub(super) named: NamedArgs,
+}
+
+/// Give a workspace another name
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RenameArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    /// The new name
+    pub(super) to: WorkspaceName,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Remove a snapshot. The state of the workspace does not change
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RemoveArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    /// The snapshot
+    pub(super) snapshot: StateName,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Remove a workspace with all its snapshots
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ScrubArgs {
+    /// The workspace
+    #[arg(required_unless_present = "whole_store", conflicts_with = "whole_store")]
+    pub(super) name: Option<WorkspaceName>,
+    /// Remove all workspaces of the store
+    #[arg(long = "store")]
+    whole_store: bool,
+    /// Do not ask before all workspaces are removed
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Make workspaces that start as another one is, and print their names
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Nothing is copied if the workspace is not mounted. All forks are made, or none.
+
+Examples:
+  ovl fork box try-a try-b      two forks with these names
+  ovl fork box 10               ten forks with free names: box-1, box-2, …"
+)]
+pub(in crate::cli) struct ForkArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
+    /// The names of the forks, or their number
+    #[arg(required = true, value_name = "NEW | NUMBER")]
+    pub(super) forks: Vec<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}
+
+/// Remove images and layers that no workspace needs
+#[derive(Debug, Args)]
+pub(in crate::cli) struct GcArgs {
+    /// Keep images that were used more recently than this, such as 24h
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) older_than: Option<Duration>,
+    /// Only print what would be removed
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+}

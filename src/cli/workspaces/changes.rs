@@ -1,0 +1,154 @@
+//! `ovl changes`: what a workspace has changed.
+
+use std::fmt::Write as _;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{args::StoreArgs, output::print};
+use crate::{
+    changeset::{Change, Property},
+    cli::failure::Failure,
+    format,
+    workspaces::{Before, Changes, ChangesOptions, Compared, NameAt},
+};
+
+/// List what a workspace has changed: A added, C changed, D deleted
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A workspace is compared with what it was made of. A file is changed if its type, mode, owner,
+size, mtime, target, device, extended attributes or content is. Of a directory, mode, owner and extended
+attributes count. Of a deleted directory, only the directory is listed.
+
+Examples:
+  ovl changes box                       since it was created
+  ovl changes box --against current     since the last snapshot
+  ovl changes box@two --against one     between two snapshots"
+)]
+pub(in crate::cli) struct ChangesArgs {
+    /// The workspace, or a snapshot of it
+    #[arg(value_name = "NAME[@SNAPSHOT]")]
+    name: NameAt,
+    /// Compare with this snapshot, or with `current`: the state to which `ovl clean` goes back
+    #[arg(long, value_name = "SNAPSHOT")]
+    against: Option<String>,
+    /// Print the numbers of changes only
+    #[arg(long)]
+    stat: bool,
+    /// List the directories above each change too
+    #[arg(long)]
+    parents: bool,
+    /// The format of the output
+    #[arg(short, long, default_value = "text")]
+    output: Output,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// One line for each change
+    Text,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
+    let all = args.store.open()?;
+    let workspace = all.lock(&args.name.workspace, args.store.on_locked())?;
+    let states = Compared {
+        before: args.against.as_deref().map(before).transpose()?,
+        after: args.name.state.clone(),
+    };
+    let trees = workspace.compared(&states)?;
+    let options = ChangesOptions { parents: args.parents };
+    let changes = workspace.changes(&trees, options)?;
+    let text = match args.output {
+        Output::Text if args.stat => stat(&changes),
+        Output::Text => lines(&changes),
+        Output::Json => {
+            let value = value(&changes, args.stat);
+            serde_json::to_string_pretty(&value).context("cannot write the list")? + "\n"
+        }
+        Output::Yaml => {
+            let value = value(&changes, args.stat);
+            serde_saphyr::to_string(&value).context("cannot write the list")?
+        }
+    };
+    print(&text)
+}
+
+/// The state that `--against` names.
+pub(super) fn before(text: &str) -> Result<Before, Failure> {
+    match text {
+        "current" => Ok(Before::Current),
+        name => match name.parse() {
+            Ok(name) => Ok(Before::Snapshot(name)),
+            Err(error) => Err(Failure::Unusable(anyhow::Error::new(error).context("--against"))),
+        },
+    }
+}
+
+fn lines(changes: &Changes) -> String {
+    let mut text = String::new();
+    for change in &changes.list {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} /{}", letter(change.change), format::path(&change.path));
+    }
+    text
+}
+
+fn stat(changes: &Changes) -> String {
+    let stat = &changes.stat;
+    format!(
+        "{} added, {} changed, {} deleted; {} in files that were added or changed\n",
+        stat.added,
+        stat.changed,
+        stat.removed,
+        format::bytes(stat.bytes)
+    )
+}
+
+fn letter(change: Change) -> char {
+    match change {
+        Change::Added => 'A',
+        Change::Changed => 'C',
+        Change::Removed => 'D',
+    }
+}
+
+fn value(changes: &Changes, only_stat: bool) -> serde_json::Value {
+    let stat = &changes.stat;
+    let mut value = json!({
+        "added": stat.added, "changed": stat.changed, "deleted": stat.removed, "bytes": stat.bytes,
+    });
+    if !only_stat {
+        let list = changes.list.iter().map(|change| {
+            json!({
+                "change": letter(change.change),
+                "path": format!("/{}", format::path(&change.path)),
+                "size": change.size,
+                "differs": change.properties.iter().map(word).collect::<Vec<_>>(),
+            })
+        });
+        value["changes"] = list.collect();
+    }
+    value
+}
+
+fn word(property: &Property) -> &'static str {
+    match property {
+        Property::Type => "type",
+        Property::Size => "size",
+        Property::Content => "content",
+        Property::Target => "target",
+        Property::Device => "device",
+        Property::Mode => "mode",
+        Property::Owner => "owner",
+        Property::Xattrs => "xattrs",
+        Property::Mtime => "mtime",
+    }
+}

@@ -1,0 +1,65 @@
+//! `ovl diff`: the changes of a workspace as a patch.
+
+use std::{
+    io::{self, BufWriter},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{args::StoreArgs, changes::before, output::message};
+use crate::{
+    cli::failure::Failure,
+    workspaces::{ChangesOptions, Compared, NameAt, patch},
+};
+
+/// Print the changes of a workspace as a patch that `git apply` takes
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A binary file, and one of more than 8 MiB, is a note in the patch. Owners, attributes, times and empty
+directories are left out, and what lies in `.git`.
+
+Examples:
+  ovl diff box                          since it was created
+  ovl diff box --against current src    in one directory, since the last snapshot
+  ovl diff box | git apply --check      whether it can be applied here"
+)]
+pub(in crate::cli) struct DiffArgs {
+    /// The workspace, or a snapshot of it
+    #[arg(value_name = "NAME[@SNAPSHOT]")]
+    name: NameAt,
+    /// Only these paths, and what is below them
+    paths: Vec<PathBuf>,
+    /// Compare with this snapshot, or with `current`: the state to which `ovl clean` goes back
+    #[arg(long, value_name = "SNAPSHOT")]
+    against: Option<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
+    let all = args.store.open()?;
+    let workspace = all.lock(&args.name.workspace, args.store.on_locked())?;
+    let states = Compared {
+        before: args.against.as_deref().map(before).transpose()?,
+        after: args.name.state.clone(),
+    };
+    let trees = workspace.compared(&states)?;
+    let changes = workspace.changes(&trees, ChangesOptions::default())?;
+    let directory = workspace.record().directory();
+    let paths: Vec<_> = args.paths.iter().map(|path| inside(path, directory)).collect();
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = patch(&trees.before, &trees.after, &changes.list, &paths, &mut out, &|| false);
+    written.map_err(|error| Failure::Failed(message(error)))
+}
+
+/// A path from the root of the workspace. In a copy it can be written as in the original.
+fn inside(path: &Path, directory: Option<&Path>) -> Vec<u8> {
+    let inside = directory.and_then(|directory| path.strip_prefix(directory).ok()).unwrap_or(path);
+    let plain: PathBuf = inside
+        .components()
+        .filter(|part| matches!(part, std::path::Component::Normal(_)))
+        .collect();
+    plain.as_os_str().as_bytes().to_vec()
+}

@@ -1,0 +1,124 @@
+//! Checks of the directory of a copy, before anything is made of it.
+//!
+//! Each of them is about something that overlay accepts, and that shows wrong files later.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::error::WorkspaceError;
+use crate::sys::{fs_probe, mounts::Mount, statfs};
+
+/// Checks that the absolute path `dir`, without symlinks, can be the directory of a copy whose store is at `root`.
+///
+/// # Errors
+/// [`WorkspaceError::Directory`], with the reason and what to do.
+pub(super) fn directory(dir: &Path, root: &Path, table: &[Mount]) -> Result<(), WorkspaceError> {
+    let refused = |why: String| WorkspaceError::Directory { path: dir.to_owned(), why };
+    let found = fs::symlink_metadata(dir).map_err(|e| refused(e.to_string()))?;
+    if !found.is_dir() {
+        return Err(refused("it is not a directory".to_owned()));
+    }
+    if root.starts_with(dir) {
+        return Err(refused(format!(
+            "the store {} is in it, so the copy would contain itself; choose a store elsewhere with --root",
+            root.display()
+        )));
+    }
+    if dir.starts_with(root) {
+        return Err(refused(format!("it is a part of the store {}", root.display())));
+    }
+    if let Some(worktree) = linked_worktree(dir) {
+        return Err(refused(format!(
+            "it is a linked git worktree: a commit in the copy would move the branch of {}; make the copy over the main \
+             checkout, or over a clone",
+            worktree.display()
+        )));
+    }
+    if fs_probe::folds_case(dir).unwrap_or(false) {
+        return Err(refused(
+            "its names ignore upper and lower case (chattr +F), which overlay cannot merge; copy it to a directory without \
+             this"
+                .to_owned(),
+        ));
+    }
+    if is_other_subvolume(dir, root, table)? {
+        let parent = dir.parent().unwrap_or(dir);
+        return Err(refused(format!(
+            "the store {} is in another subvolume of the same btrfs, so different files of the copy would have the same \
+             inode number, and `cp` and `tar` would mix them up; use a store in the subvolume of the directory, as with \
+             --root {}",
+            root.display(),
+            parent.join(".ovl").display()
+        )));
+    }
+    Ok(())
+}
+
+/// The mount points below `dir`. Their content is not in a copy: it shows what lies under them.
+pub(super) fn mounts_below(dir: &Path, table: &[Mount]) -> Vec<PathBuf> {
+    let below = table.iter().map(|mount| &mount.target);
+    let mut below: Vec<PathBuf> =
+        below.filter(|target| target.starts_with(dir) && *target != dir).cloned().collect();
+    below.sort();
+    below.dedup();
+    below
+}
+
+/// The git directory of a linked worktree (gitrepository-layout(5)): `.git` is then a file with an absolute path. In a
+/// submodule the path is relative, and leads to a directory that belongs to the checkout.
+fn linked_worktree(dir: &Path) -> Option<PathBuf> {
+    let text = fs::read_to_string(dir.join(".git")).ok()?;
+    let path = Path::new(text.trim().strip_prefix("gitdir:")?.trim());
+    let is_linked =
+        path.is_absolute() || path.components().any(|part| part.as_os_str() == "worktrees");
+    is_linked.then(|| path.to_owned())
+}
+
+/// Whether both are on one btrfs and in different subvolumes.
+fn is_other_subvolume(dir: &Path, root: &Path, table: &[Mount]) -> Result<bool, WorkspaceError> {
+    let kinds = [statfs::of(dir)?.kind(), statfs::of(root)?.kind()];
+    if kinds != [Some("btrfs"); 2] {
+        return Ok(false);
+    }
+    let file_system = |path: &Path| {
+        let holding = table.iter().filter(|mount| path.starts_with(&mount.target));
+        // Of several at one target, the last is on top.
+        holding.max_by_key(|mount| mount.target.components().count()).map(|mount| mount.device)
+    };
+    let subvolume = |path: &Path| fs::symlink_metadata(path).map(|found| found.dev());
+    Ok(file_system(dir) == file_system(root) && subvolume(dir)? != subvolume(root)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::test_dir::TestDir;
+
+    fn why(dir: &Path, root: &Path) -> String {
+        directory(dir, root, &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_directory_that_holds_the_store_or_lies_in_it_is_refused() {
+        let scratch = TestDir::new();
+        let (dir, root) = (scratch.dir("work"), scratch.dir("work/store"));
+        assert!(why(&dir, &root).contains("would contain itself"));
+        assert!(why(&scratch.dir("work/store/layers"), &root).contains("part of the store"));
+        assert!(why(&scratch.file("file", ""), &root).contains("not a directory"));
+        assert!(why(&scratch.path().join("none"), &root).contains("No such file"));
+        directory(&scratch.dir("other"), &root, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_linked_worktree_is_refused_and_a_submodule_is_not() {
+        let scratch = TestDir::new();
+        let (root, dir) = (scratch.dir("store"), scratch.dir("work"));
+        scratch.file("work/.git", "gitdir: /home/me/project/.git/worktrees/work\n");
+        assert!(why(&dir, &root).contains("linked git worktree"));
+        scratch.file("work/.git", "gitdir: ../.git/modules/work\n");
+        directory(&dir, &root, &[]).unwrap();
+    }
+}

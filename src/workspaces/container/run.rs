@@ -1,0 +1,66 @@
+//! Runs a container: forks process 1, and waits for it.
+
+use std::io;
+
+use super::{
+    error::{ContainerError, cannot},
+    init::Init,
+    prepare::Prepared,
+    relay::Relay,
+    report::Report,
+    spec::Container,
+    supervise::{Supervisor, block_signals},
+};
+use crate::sys::container::{Pty, close_copy, fork_as_init};
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Exit {
+    /// Its exit code; 128 + the number of the signal if a signal ended it.
+    pub code: u8,
+    /// Why it was not in the cgroup, and could not be frozen.
+    pub not_in_cgroup: Option<io::Error>,
+}
+
+/// Runs the command and waits until it has ended. Then all its processes and mounts have ended too. Calls `on_ready` when
+/// all mounts are attached, before the command starts.
+///
+/// Signals are passed on to the command. One that the terminal sends (Ctrl-C) is not: the kernel sends it to all
+/// processes in the foreground, also to the command.
+///
+/// # Errors
+/// Nothing was run. `Unsupported` if this process has more than one thread.
+pub fn run(mut container: Container, on_ready: impl FnOnce()) -> Result<Exit, ContainerError> {
+    let mut prepared = Prepared::new(&container)?;
+    let signals = block_signals().map_err(cannot("block signals"))?;
+    let (requests, requests_out) = io::pipe().map_err(cannot("make a pipe"))?;
+    let (reports, reports_out) = io::pipe().map_err(cannot("make a pipe"))?;
+    let init = Init {
+        container: &container,
+        prepared: &prepared,
+        signals: &signals,
+        requests: &requests,
+        reports: &reports_out,
+    };
+    let child = fork_as_init(|| {
+        close_copy(&requests_out);
+        close_copy(&reports);
+        init.run()
+    });
+    let child = child.map_err(cannot("start process 1 of a PID namespace (it needs root)"))?;
+    let interactive = container.stdio.interactive;
+    let outer = prepared.pty.take().map(Pty::into_outer);
+    let cgroup = container.cgroup.take();
+    // Only the container keeps its mounts.
+    drop((requests, reports_out, prepared, container));
+    let not_in_cgroup = cgroup.as_ref().and_then(|cgroup| cgroup.add(child.id()).err());
+    let relay = outer.map(|pty| Relay::new(pty, interactive)).transpose();
+    let relay = relay.map_err(cannot("set up the terminal"))?;
+    let supervisor =
+        Supervisor { child: &child, signals: &signals, requests: requests_out, reports, relay };
+    let (code, report) = supervisor.wait(on_ready).map_err(cannot("wait for the command"))?;
+    match Report::parse(&report) {
+        Some(report) => Err(report.into()),
+        None => Ok(Exit { code, not_in_cgroup }),
+    }
+}

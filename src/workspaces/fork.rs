@@ -1,0 +1,86 @@
+//! Forks: workspaces that start as another one is.
+
+use super::{
+    error::WorkspaceError,
+    lock::{OnLocked, Workspace},
+    open::Workspaces,
+};
+use crate::layers::{LayerKey, Lease, WorkspaceName};
+use jiff::Timestamp;
+
+impl Workspace<'_> {
+    /// The own layers of the present state, as layers that others can stand on. The upper of a workspace that is not mounted
+    /// becomes a layer, and that of a mounted one is copied. The lease keeps a copied layer.
+    pub(super) fn present_layers(
+        &mut self,
+    ) -> Result<(Vec<LayerKey>, Option<Lease>), WorkspaceError> {
+        if self.live()?.is_none() {
+            self.seal()?;
+            return Ok((self.record.below.clone(), None));
+        }
+        let captured = self.capture()?;
+        let mut layers = self.record.below.clone();
+        layers.push(captured.key);
+        Ok((layers, Some(captured.lease)))
+    }
+}
+
+impl Workspaces {
+    /// Makes forks of the present state of a workspace, with its snapshots: all of them, or none.
+    ///
+    /// # Errors
+    /// There is no such workspace, a name is taken, or the state cannot be captured.
+    pub fn fork(
+        &self,
+        name: &WorkspaceName,
+        forks: &[WorkspaceName],
+        on: OnLocked,
+    ) -> Result<(), WorkspaceError> {
+        for fork in forks {
+            self.require_free(fork)?;
+        }
+        let mut source = self.lock(name, on)?;
+        let (below, _lease) = source.present_layers()?;
+        let mut record = source.record.clone();
+        (record.below, record.sealing, record.created) = (below, None, Timestamp::now());
+        record.failed = None;
+        for (number, fork) in forks.iter().enumerate() {
+            let created = self.store.workspaces.create(fork, &record);
+            if matches!(created, Ok(true)) {
+                continue;
+            }
+            for made in &forks[..number] {
+                // The first error is the one to report. A fork that stays is a whole workspace.
+                let _ = self.store.workspaces.remove(made);
+            }
+            return match created {
+                Err(error) => Err(error.into()),
+                Ok(_) => Err(WorkspaceError::Taken(fork.clone())),
+            };
+        }
+        Ok(())
+    }
+
+    /// Names for `count` forks that are free now: `NAME-1`, `NAME-2`, ….
+    ///
+    /// # Errors
+    /// The records cannot be read, or a name would be too long.
+    pub fn free_names(
+        &self,
+        name: &WorkspaceName,
+        count: usize,
+    ) -> Result<Vec<WorkspaceName>, WorkspaceError> {
+        let mut free = Vec::with_capacity(count);
+        for number in 1.. {
+            if free.len() == count {
+                break;
+            }
+            let fork: WorkspaceName =
+                format!("{name}-{number}").parse().map_err(std::io::Error::other)?;
+            if self.store.workspaces.get(&fork)?.is_none() {
+                free.push(fork);
+            }
+        }
+        Ok(free)
+    }
+}

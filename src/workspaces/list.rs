@@ -1,0 +1,178 @@
+//! What a store has of workspaces, with their sizes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+
+use super::{error::WorkspaceError, name::FAILED, open::Workspaces};
+use crate::{
+    layers::{LayerKey, StateName, WorkspaceBase, WorkspaceName, WorkspaceRecord},
+    overlay,
+    sys::{du::Walk, mount_namespaces},
+};
+
+/// One workspace, as `list` shows it.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its name.
+    pub name: WorkspaceName,
+    /// What it stands on.
+    pub base: WorkspaceBase,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Where it is mounted in the namespace of the caller.
+    pub mounted: Vec<PathBuf>,
+    /// The processes of other namespaces that have it mounted.
+    pub running: Vec<u32>,
+    /// Its snapshots, the oldest first.
+    pub states: Vec<ListedState>,
+    /// Bytes on the disk that only this workspace needs: layers, and the upper.
+    pub own_bytes: u64,
+    /// Bytes of its layers that others need too, images as well.
+    pub shared_bytes: u64,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone)]
+pub struct ListedState {
+    /// Its name.
+    pub name: StateName,
+    /// When it was taken.
+    pub taken: Timestamp,
+    /// Whether the workspace stands on it.
+    pub is_current: bool,
+    /// The index in [`Listed::states`] of the newest older snapshot that it contains. `None`: it stands on the base.
+    pub parent: Option<usize>,
+    /// Whether it is the same state as its parent, with another name.
+    pub is_alias: bool,
+    /// Bytes on the disk of the layers that its parent does not have.
+    pub bytes: u64,
+}
+
+impl Workspaces {
+    /// All workspaces by name, or one.
+    ///
+    /// # Errors
+    /// There is no such workspace, or something of the store cannot be read.
+    pub fn list(&self, only: Option<&WorkspaceName>) -> Result<Vec<Listed>, WorkspaceError> {
+        let all = self.store.workspaces.readable()?;
+        if let Some(name) = only
+            && !all.iter().any(|(other, _)| other == name)
+        {
+            // An error says why it is not there.
+            self.store.workspaces.get(name)?;
+            let (name, root) = (name.clone(), self.root().to_owned());
+            return Err(WorkspaceError::Unknown { name, root });
+        }
+        let mut sizes = Sizes { all: self, known: HashMap::new() };
+        let mut users: HashMap<LayerKey, usize> = HashMap::new();
+        for (_, record) in &all {
+            for key in record.layers().collect::<HashSet<_>>() {
+                *users.entry(*key).or_default() += 1;
+            }
+        }
+        let wanted = all.iter().filter(|(name, _)| only.is_none_or(|only| only == name));
+        wanted.map(|(name, record)| self.listed(name, record, &users, &mut sizes)).collect()
+    }
+
+    fn listed(
+        &self,
+        name: &WorkspaceName,
+        record: &WorkspaceRecord,
+        users: &HashMap<LayerKey, usize>,
+        sizes: &mut Sizes<'_>,
+    ) -> Result<Listed, WorkspaceError> {
+        let upper = self.store.workspaces.dir(name).join("upper");
+        let live = mount_namespaces::find(&upper, |mount| overlay::is_ours(mount, &upper))?;
+        let (here, elsewhere): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.is_own);
+        let (mut own_bytes, mut shared_bytes) = (bytes_of(&upper)?, 0);
+        let images: HashSet<&LayerKey> = record.image_layers().iter().collect();
+        for key in record.layers().collect::<HashSet<_>>() {
+            let is_shared = images.contains(key) || users.get(key).is_some_and(|users| *users > 1);
+            *(if is_shared { &mut shared_bytes } else { &mut own_bytes }) += sizes.of(key)?;
+        }
+        let mut states: Vec<ListedState> = Vec::new();
+        for (number, state) in record.states.iter().enumerate() {
+            let older = record.states[..number].iter().enumerate().rev();
+            let parent = older
+                .filter(|(_, older)| state.layers.starts_with(&older.layers))
+                .max_by_key(|(at, older)| (older.layers.len(), *at));
+            let inherited = parent.map_or(0, |(_, parent)| parent.layers.len());
+            let own = state.layers[inherited..].iter().map(|key| sizes.of(key));
+            states.push(ListedState {
+                name: state.name.clone(),
+                taken: state.taken,
+                is_current: state.layers == record.current,
+                parent: parent.map(|(at, _)| at),
+                is_alias: parent.is_some_and(|(_, parent)| parent.layers == state.layers),
+                bytes: own.sum::<io::Result<u64>>()?,
+            });
+        }
+        if let Some(layers) = &record.failed {
+            let bytes = layers.last().map_or(Ok(0), |key| sizes.of(key))?;
+            let name = FAILED.parse().map_err(io::Error::other)?;
+            let taken = record.created;
+            states.push(ListedState {
+                name,
+                taken,
+                is_current: false,
+                parent: None,
+                is_alias: false,
+                bytes,
+            });
+        }
+        let mut running: Vec<u32> = elsewhere.into_iter().flat_map(|live| live.pids).collect();
+        running.sort_unstable();
+        running.dedup();
+        Ok(Listed {
+            name: name.clone(),
+            base: record.base.clone(),
+            created: record.created,
+            mounted: here.into_iter().map(|live| live.mount.target).collect(),
+            running,
+            states,
+            own_bytes,
+            shared_bytes,
+        })
+    }
+}
+
+/// The sizes of layers, each counted once.
+struct Sizes<'w> {
+    all: &'w Workspaces,
+    known: HashMap<LayerKey, u64>,
+}
+
+impl Sizes<'_> {
+    fn of(&mut self, key: &LayerKey) -> io::Result<u64> {
+        if let Some(bytes) = self.known.get(key) {
+            return Ok(*bytes);
+        }
+        let layers = &self.all.store.layers;
+        let bytes = match layers.has(key).then(|| layers.tree_of(key)).transpose()? {
+            // It is not in place yet, or missing.
+            None => 0,
+            Some(Some(tree)) => bytes_of(&tree)?,
+            Some(None) => layers.bytes(key)?,
+        };
+        self.known.insert(*key, bytes);
+        Ok(bytes)
+    }
+}
+
+/// The bytes on the disk of a directory tree. 0 if it does not exist.
+fn bytes_of(tree: &Path) -> io::Result<u64> {
+    let mut walk = match Walk::new(tree) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        walk => walk?,
+    };
+    loop {
+        if let Some(usage) = walk.step(10_000)? {
+            return Ok(usage.bytes);
+        }
+    }
+}

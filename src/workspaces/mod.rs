@@ -1,0 +1,100 @@
+//! Workspaces: named stacks with a writable upper, on one machine and without a cluster.
+//!
+//! A *tree* stands on the layers of images. A *copy* stands on one directory of the machine, which is used in place and
+//! goes on living.
+//!
+//! ```text
+//! <store>/workspaces/<name>/workspace.json   the record: base, own layers, states with names
+//! <store>/workspaces/<name>/upper/           what was written since the last state; made by a mount
+//! <store>/workspaces/<name>/work/            overlay's work directory
+//! <store>/workspaces/<name>/sealing/         an upper that becomes a layer
+//! <store>/workspaces/<name>/merged/          where the workspace is mounted without a path
+//!
+//!                    snapshot: the upper becomes a layer
+//!            ┌──────────────────────────────────────────────┐
+//!            ▼                                              │
+//!   layers `below`  ──── mount: a new upper on them ──►  an upper
+//!            ▲                                              │
+//!            └──────────────────────────────────────────────┘
+//!                    clean, rollback: the upper is removed
+//! ```
+//!
+//! A state is a list of own layers. A snapshot gives the present state a name. The state to which a clean returns is
+//! `current` in the record. A layer is made only when there is an upper, so several names can mean one state.
+//!
+//! Whether a workspace is mounted is always read from the kernel ([`mount_namespaces`](crate::sys::mount_namespaces)),
+//! never from a record. A command has the lock of the workspace while it changes it: `flock` of the directory.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `open` | opens a store for commands |
+//! | `name` | the names that users write |
+//! | `create`, `checks`, `sources` | new workspaces, what is refused, where layers come from |
+//! | `lock` | one workspace, locked |
+//! | `mounted` | mounts, and where the workspace is mounted |
+//! | `states` | snapshot, rollback, clean, remove |
+//! | `capture` | a state of a mounted workspace |
+//! | `view` | states as read-only trees |
+//! | `fork`, `list`, `gc` | the commands of these names |
+//! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
+//! | `apply`, `export` | changes and trees, written into a directory |
+//! | `container` | runs a command in namespaces of its own; it knows no workspace |
+//!
+//! May use: layers, overlay, changeset, image, sys
+//!
+//! Deliberately absent: arguments, and words for people (`cli`).
+
+mod applied;
+mod apply;
+mod attributes;
+mod capture;
+#[cfg(test)]
+mod carry_tests;
+mod changes;
+mod checks;
+mod compared;
+pub mod container;
+mod create;
+mod error;
+mod export;
+mod fork;
+mod gc;
+mod image_config;
+mod list;
+mod lock;
+#[cfg(test)]
+mod model_tests;
+mod mounted;
+mod name;
+mod open;
+mod patch;
+mod paths;
+mod run;
+mod sources;
+mod states;
+mod step;
+#[cfg(test)]
+mod testing;
+mod view;
+
+pub use applied::ApplyFailure;
+pub use apply::{
+    Applied, ApplyError, ApplyOptions, Conflict, ConflictReason, OnConflict, Refusals, Special,
+    SpecialReason,
+};
+pub use changes::{Changes, ChangesOptions, Stat};
+pub use compared::{Before, Compared, ExportFailure};
+pub use create::{CreateOptions, CreatedCopy};
+pub use error::{InUse, WorkspaceError};
+pub use export::ExportError;
+pub use list::{Listed, ListedState};
+pub use lock::{OnLocked, Workspace};
+pub use mounted::Live;
+pub use name::{NameAt, NameError};
+pub use open::Workspaces;
+pub use patch::{PatchError, patch};
+pub use run::{RunError, RunOptions};
+pub use sources::{Source, Stacked};
+pub use states::Taken;
+pub use step::{StepError, Stepped};
+pub use view::Trees;

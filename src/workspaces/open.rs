@@ -1,0 +1,120 @@
+//! Opens a store for the commands of workspaces.
+//!
+//! The features of the kernel take a second to probe, so they are kept in the store for the time of a boot.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::WorkspaceError;
+use crate::{
+    layers::{LayerStorage, Store, StoreLock, StoreSettings},
+    overlay::{Feature, KernelFeatures, root_usable},
+    sys::{
+        durable::{self, at},
+        host, limits,
+        mounts::{LinuxMounts, Mounts},
+    },
+};
+
+/// The name of the file that keeps the features of the kernel.
+const FEATURES: &str = "features.json";
+
+/// The workspaces of one store.
+#[derive(Debug)]
+pub struct Workspaces {
+    pub(super) store: Arc<Store>,
+    pub(super) mounts: Arc<dyn Mounts>,
+    pub(super) features: KernelFeatures,
+}
+
+/// The features that were found, and when that is true.
+#[derive(Debug, Serialize, Deserialize)]
+struct KnownFeatures {
+    boot: String,
+    kernel: String,
+    version: String,
+    features: KernelFeatures,
+}
+
+impl Workspaces {
+    /// Opens the store at `root` together with other commands, and creates it if it does not exist. Blocks.
+    ///
+    /// # Errors
+    /// A node has the store, the directory cannot hold one, or a file system operation failed.
+    pub fn open(root: &Path, ignored_checks: &[String]) -> Result<Self, WorkspaceError> {
+        if !host::is_root() {
+            return Err(WorkspaceError::NotRoot);
+        }
+        // Each layer in use needs a descriptor, and each lease one more. Too few of them are reported where they are missed.
+        let _ = limits::raise_open_files();
+        let root = absolute(root)?;
+        let lock = StoreLock::shared(&root)?;
+        let features = features(&root, &lock.staging())?;
+        let failed = root_usable(&root, &features, ignored_checks);
+        if let Some(first) = failed.map_err(WorkspaceError::disk("look at", &root))?.first() {
+            return Err(WorkspaceError::Unusable { root, why: first.to_string() });
+        }
+        let mounts = features.mounts(&lock.staging().join("lowers"))?;
+        let storage = match features.has(Feature::Erofs) {
+            true => LayerStorage::Erofs,
+            false => LayerStorage::Dir,
+        };
+        let settings = StoreSettings { storage, ..StoreSettings::default() };
+        let store = Arc::new(Store::open_locked(lock, mounts.clone(), settings)?);
+        store
+            .staging
+            .remove_abandoned()
+            .map_err(WorkspaceError::disk("empty staging of", &root))?;
+        Ok(Self { store, mounts, features })
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        self.store.root()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+}
+
+/// The path without symlinks. The last parts of it may not exist yet.
+fn absolute(root: &Path) -> Result<PathBuf, WorkspaceError> {
+    let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let rest = root.strip_prefix(existing).unwrap_or(Path::new(""));
+    let real = existing.canonicalize().map_err(WorkspaceError::disk("open", existing))?;
+    // Without the slash that joining an empty path would add.
+    Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) })
+}
+
+fn features(root: &Path, scratch: &Path) -> Result<KernelFeatures, WorkspaceError> {
+    let failed = WorkspaceError::disk("probe the kernel's features in", root);
+    let path = root.join(FEATURES);
+    let (boot, kernel) = (durable::boot_id().unwrap_or_default(), host::release());
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let known = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if let Some(KnownFeatures { features, .. }) = known.filter(|known: &KnownFeatures| {
+        (&known.boot, &known.kernel, &known.version) == (&boot, &kernel, &version)
+    }) {
+        return Ok(features);
+    }
+    let features = KernelFeatures::probe(&LinuxMounts, scratch).map_err(failed)?;
+    let known = KnownFeatures { boot, kernel, version, features };
+    let text = serde_json::to_vec_pretty(&known).map_err(io::Error::from);
+    // A store that cannot be written is reported by the command itself.
+    let _ = text.and_then(|text| replace(scratch, &path, &text));
+    Ok(known.features)
+}
+
+/// Replaces a file that may be lost in a crash.
+fn replace(scratch: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = scratch.join(FEATURES);
+    fs::write(&new, text).map_err(at("write", &new))?;
+    fs::rename(&new, path).map_err(at("rename into place", path))
+}

@@ -1,0 +1,161 @@
+//! States as read-only trees: overlays without an upper that are attached nowhere.
+
+use std::sync::Arc;
+
+use super::{
+    error::WorkspaceError,
+    lock::{Workspace, options},
+    open::Workspaces,
+};
+use crate::{
+    layers::{LayerKey, Lease, WorkspaceRecord},
+    overlay::{self, Lower, Options, Plan, RequiredFeatures, Spec, Stack},
+    sys::{mounts::Detached, tree_reader::Entry},
+};
+
+/// The source of the mounts of views. It appears in the kernel's log only.
+const NAME: &str = "ovl-view";
+
+/// The layers of a state, opened.
+#[derive(Debug)]
+pub(super) struct OpenStack {
+    /// Bottom first.
+    pub(super) lowers: Vec<Lower>,
+    /// Keeps them in the store.
+    pub(super) lease: Lease,
+}
+
+/// Two states of a workspace as trees, for a comparison.
+#[derive(Debug)]
+pub struct Trees {
+    /// The state before.
+    pub before: Detached,
+    /// The state after.
+    pub after: Detached,
+    /// The roots of the layers in which the two differ.
+    pub layers: Vec<Entry>,
+    /// Whether one of these hides everything below it.
+    pub hides_all: bool,
+    _leases: Vec<Lease>,
+}
+
+impl Workspaces {
+    /// Opens the base of a workspace and these own layers, bottom first, without what a layer with an opaque root hides.
+    pub(super) fn open_stack(
+        &self,
+        workspace: &crate::layers::WorkspaceName,
+        record: &WorkspaceRecord,
+        own: &[LayerKey],
+    ) -> Result<OpenStack, WorkspaceError> {
+        let keys: Vec<LayerKey> = record.image_layers().iter().chain(own).copied().collect();
+        let lease = self.store.leases.take(&keys)?;
+        let mut lowers = Vec::with_capacity(keys.len() + 1);
+        if let Some(path) = record.directory() {
+            let dir =
+                self.mounts.open_dir(path).map_err(|source| WorkspaceError::DirectoryGone {
+                    name: workspace.clone(),
+                    path: path.to_owned(),
+                    source,
+                })?;
+            lowers.push(plain_lower("directory", dir));
+        }
+        for key in &keys {
+            let layer = self.store.layers.lower(key)?;
+            if layer.opaque_root {
+                lowers.clear();
+            }
+            let needs = RequiredFeatures {
+                metacopy: layer.features.metacopy,
+                redirect_dir: layer.features.redirect,
+            };
+            lowers.push(Lower { id: key.to_string(), dir: layer.tree, mapped: false, needs });
+        }
+        Ok(OpenStack { lowers, lease })
+    }
+
+    /// Mounts lowers read-only and attaches them nowhere.
+    pub(super) fn view(
+        &self,
+        lowers: Vec<Lower>,
+        options: Options,
+    ) -> Result<Detached, WorkspaceError> {
+        let spec = Spec {
+            name: NAME.to_owned(),
+            stack: Stack::new(lowers)?,
+            upper: None,
+            owner: None,
+            options,
+        };
+        Ok(overlay::mount(&*self.mounts, &Plan::new(spec)?.on(&self.features)?)?)
+    }
+}
+
+/// A lower that is a directory outside of the store's layers.
+pub(super) fn plain_lower(id: &str, dir: Detached) -> Lower {
+    let needs = RequiredFeatures::default();
+    Lower { id: id.to_owned(), dir: Arc::new(dir), mapped: false, needs }
+}
+
+impl Workspace<'_> {
+    /// The state with these own layers, as a read-only tree.
+    ///
+    /// # Errors
+    /// A layer or the directory cannot be opened.
+    pub(super) fn state_view(&self, own: &[LayerKey]) -> Result<(Detached, Lease), WorkspaceError> {
+        let OpenStack { lowers, lease } = self.all.open_stack(&self.name, &self.record, own)?;
+        Ok((self.all.view(lowers, self.options())?, lease))
+    }
+
+    /// The present state as a tree: the mounted overlay, or a read-only one of the layers and the upper.
+    ///
+    /// # Errors
+    /// A layer or the directory cannot be opened.
+    pub(super) fn present_view(&self) -> Result<(Detached, Lease), WorkspaceError> {
+        let OpenStack { mut lowers, lease } =
+            self.all.open_stack(&self.name, &self.record, &self.record.below)?;
+        if let Some(live) = self.live()?.any() {
+            self.refresh(live)?;
+            return Ok((self.clone_live(live)?, lease));
+        }
+        if self.has_upper() {
+            let upper = self.all.mounts.open_dir(self.upper_and_work().upper())?;
+            let Options { metacopy, redirect_dir, .. } = self.options();
+            let needs = RequiredFeatures { metacopy, redirect_dir };
+            lowers.push(Lower { needs, ..plain_lower("upper", upper) });
+        }
+        Ok((self.all.view(lowers, options(&self.record))?, lease))
+    }
+
+    /// Two states to compare. `None` for `before`: what the workspace was made of. `None` for `after`: its present state.
+    ///
+    /// # Errors
+    /// A layer or the directory cannot be opened.
+    pub fn trees(
+        &self,
+        before: Option<&[LayerKey]>,
+        after: Option<&[LayerKey]>,
+    ) -> Result<Trees, WorkspaceError> {
+        let own_before = before.unwrap_or(&[]);
+        let own_after = after.unwrap_or(&self.record.below);
+        let common = own_before.iter().zip(own_after).take_while(|(a, b)| a == b).count();
+        let differing = own_before[common..].iter().chain(&own_after[common..]);
+        let (mut layers, mut hides_all) = (Vec::new(), false);
+        for key in differing {
+            let layer = self.all.store.layers.lower(key)?;
+            hides_all |= layer.opaque_root;
+            layers.push(Entry::root(&layer.tree)?);
+        }
+        let (before, first) = self.state_view(own_before)?;
+        let (after, second) = match after {
+            Some(own) => self.state_view(own)?,
+            None => {
+                if self.has_upper() {
+                    let upper = self.all.mounts.open_dir(self.upper_and_work().upper())?;
+                    layers.push(Entry::root(&upper)?);
+                }
+                self.present_view()?
+            }
+        };
+        Ok(Trees { before, after, layers, hides_all, _leases: vec![first, second] })
+    }
+}
