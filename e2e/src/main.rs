@@ -12,7 +12,7 @@
 //! release     `release`: all files of a release
 //! env         a cluster with the driver, images and a registry, as tests use it
 //! cluster     kind, the engine, the registry, what they need; `up`, `clean`
-//! book        `book`: docs/ as HTML
+//! book        `book`: docs/ as HTML              pages  the commands that the pages show
 //! driver      the driver, built and run as a process             emulated  machines in qemu
 //! toolchain   programs that are built or installed, versions     report    results of suites
 //! machine     processes, cache, lock, mounts, progress           oci       HTTP, images, a registry
@@ -29,6 +29,7 @@ mod emulated;
 mod env;
 mod machine;
 mod oci;
+mod pages;
 mod release;
 mod report;
 mod suites;

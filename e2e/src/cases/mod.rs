@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: order. No case builds on another. [`Concurrency`] says which of them run at the same time.
 //!
-//! May use: machine, toolchain, oci, cluster, env, report
+//! May use: machine, toolchain, oci, pages, cluster, env, report
 
 mod case;
 mod driver_pod;

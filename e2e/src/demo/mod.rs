@@ -5,7 +5,8 @@
 //! this process ── a registry with an image ──────────────┐
 //!   │ the kubelet's calls                                │ pulls, pushes
 //!   ├── ovl node (first/) ── volumes ── pods a, b, forks ┤
-//!   └── ovl node (second/) ─ volume ─── pod c ───────────┘
+//!   ├── ovl node (second/) ─ volume ─── pod c ───────────┘
+//!   └── ovl create, run, fork … (alone/) ── copies of a directory
 //! ```
 //!
 //! Deliberately absent: claims. Every line is printed after a check. An unexpected result ends the
@@ -16,6 +17,7 @@
 pub mod build;
 mod format;
 mod layers;
+mod one_machine;
 mod pod;
 pub mod pod_process;
 mod walkthrough;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::format::{bytes, time};
 use super::layers::{self, Sums};
+use super::one_machine;
 use super::pod::Pod;
 use super::workspace::{PodCgroup, Workspace};
 use crate::driver::process::{NodeProcess, Volume};
@@ -69,6 +70,7 @@ pub fn run(program: &Path, place: &Workspace) -> Result<()> {
         check_consistency(&mut c.pod)?;
     }
     let forks = forks(&demo, &first, &store)?;
+    one_machine::run(program, place)?;
 
     println!("\nAt the end:");
     unchanged(&store, &before)?;
@@ -155,15 +157,16 @@ impl Demo<'_> {
         Ok((RunningPod { pod, volume, group }, took, given))
     }
 
-    /// Runs `ovl snapshot …` on a node. Returns its output as JSON.
+    /// Runs `ovl node-snapshot …` on a node. Returns its output as JSON.
     fn ovl_snapshot(&self, node: &str, arguments: &[&str]) -> Result<Value> {
         let socket = self.place.root.join(node).join("kubelet/plugins/ovl.csi.dev/ovl.sock");
         let output = Cmd::new(self.program)
-            .args(["snapshot", "--output", "json", "--local-endpoint"])
+            .args(["node-snapshot", "--output", "json", "--local-endpoint"])
             .arg(format!("unix://{}", socket.display()))
             .args(arguments)
             .output()?;
-        serde_json::from_str(&output).with_context(|| format!("`ovl snapshot` prints {output}"))
+        serde_json::from_str(&output)
+            .with_context(|| format!("`ovl node-snapshot` prints {output}"))
     }
 }
 
@@ -225,7 +228,7 @@ fn take_snapshot(demo: &Demo<'_>, a: &mut RunningPod) -> Result<bool> {
     let (entries, size) = entries.zip(size).with_context(|| format!("it prints {output}"))?;
     ensure!(size >= WRITTEN, "the snapshot has {size} bytes");
     println!(
-        "  `ovl snapshot take` keeps the files of a as {SNAPSHOT}, in {}: {frozen}; {entries} entries, {}.",
+        "  `ovl node-snapshot take` keeps the files of a as {SNAPSHOT}, in {}: {frozen}; {entries} entries, {}.",
         time(took),
         bytes(size)
     );
@@ -247,7 +250,7 @@ fn push_snapshot(demo: &Demo<'_>) -> Result<()> {
     let output = demo.ovl_snapshot("first", &["push", SNAPSHOT])?;
     let image = output["image"].as_str().context("it has no image")?;
     println!(
-        "  `ovl snapshot push` makes it an image in the registry, in {}; {} were sent:\n    {image}",
+        "  `ovl node-snapshot push` makes it an image in the registry, in {}; {} were sent:\n    {image}",
         time(since.elapsed()),
         bytes(demo.registry.bytes_received() - taken)
     );

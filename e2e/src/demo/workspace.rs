@@ -4,6 +4,7 @@
 //! ```text
 //! <cache>/demo/              one demonstration at a time: <cache>/demo.lock
 //!   first/ second/           the nodes: store/ kubelet/ hosts/ driver.log
+//!   alone/                   copies of a directory: original/ store/
 //!   empty/                   the mount point of the pods' roots
 //! /sys/fs/cgroup/…/ovl-demo/pod<uid>
 //! ```

@@ -24,9 +24,9 @@ pub fn parse(output: &str) -> Report {
     report
 }
 
-/// The name in `test layers::names ... FAILED`.
+/// The name in `test layers::names ... FAILED`. libtest-mimic aligns the results with spaces.
 fn failed_test(line: &str) -> Option<&str> {
-    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::trim_end)
 }
 
 /// The number before a word in `ok. 5 passed; 0 failed; 1 ignored; …`.
@@ -62,9 +62,13 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let output = "\
 test a::one ... ok
 test a::two ... FAILED
-test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
+test three     ... FAILED
+test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out
 ";
-        assert_eq!(parse(output), Report { passed: 1, failures: vec!["a::two".into()] });
+        assert_eq!(
+            parse(output),
+            Report { passed: 1, failures: vec!["a::two".into(), "three".into()] }
+        );
     }
 
     #[test]

@@ -16,12 +16,13 @@ use crate::{cluster::engine, driver};
 
 /// Packages that the tests on real mounts call: tools that create and check the mounted file
 /// systems, and programs that depend on inodes, descriptors and access lists. iproute2 and tinyproxy are for the
-/// tests of proxies.
+/// tests of proxies, busybox-static is the content of small trees.
 pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "acl",
     "attr",
     "borgbackup",
     "buildah",
+    "busybox-static",
     "e2fsprogs",
     "erofs-utils",
     "git",

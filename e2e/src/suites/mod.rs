@@ -3,7 +3,7 @@
 //! Deliberately absent: a stop at the first failure, and skipped suites. A run reports everything
 //! that is wrong. A suite that cannot run has failed.
 //!
-//! May use: machine, toolchain, oci, driver, book, report, cluster, env, cases, emulated, demo
+//! May use: machine, toolchain, oci, pages, driver, book, report, cluster, env, cases, emulated, demo
 
 mod arm64;
 mod book;
@@ -17,6 +17,7 @@ mod emulated;
 mod plugin;
 mod proto;
 mod sanity;
+mod shell;
 pub mod soak;
 
 pub use context::SuiteContext;
@@ -58,6 +59,12 @@ const SUITES: &[Suite] = &[
         what: "tests on real mounts",
         usual: seconds(30),
         run: cargo::privileged,
+    },
+    Suite {
+        name: "shell",
+        what: "the commands of docs/shell.md",
+        usual: seconds(10),
+        run: shell::run,
     },
     Suite { name: "demo", what: "the first command", usual: minutes(1), run: demo::run },
     Suite { name: "sanity", what: "csi-sanity", usual: minutes(1), run: sanity::run },

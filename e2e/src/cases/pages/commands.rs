@@ -1,4 +1,4 @@
-//! The commands of the README and of `docs/` run, and print what the pages show ([`super::blocks`]).
+//! The commands of the README and of `docs/` run, and print what the pages show ([`crate::pages`]).
 //!
 //! The pages have the names of a cluster of `cargo xtask try`. Names of this cluster replace them: nodes, the registry,
 //! and the namespace of the case for `default`. Deliberately absent: commands of the pages in this file.
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::blocks::{self, Block, Command, Usage};
-use super::output;
 use crate::cases::case::{Case, Concurrency};
 use crate::env::namespace::TestNamespace;
 use crate::machine::process::Cmd;
+use crate::pages::blocks::{self, Block, Command, Usage};
+use crate::pages::{self, WITHOUT_CLUSTER};
 
 /// See the module.
 pub const CASE: Case = Case {
@@ -37,7 +37,7 @@ const EXAMPLES: &str = "deploy/examples";
 
 fn run(ns: &TestNamespace<'_>) -> Result<()> {
     let mut with_commands = 0;
-    for page in pages(&ns.env.repo)? {
+    for page in with_cluster(&ns.env.repo)? {
         let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
         let blocks = blocks::blocks(&text);
         if !blocks.iter().any(|block| block.usage == Usage::Run) {
@@ -57,12 +57,13 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The pages that may have commands.
-fn pages(repo: &Path) -> Result<Vec<PathBuf>> {
+/// The pages that may have commands for a cluster.
+fn with_cluster(repo: &Path) -> Result<Vec<PathBuf>> {
     let docs = fs::read_dir(repo.join("docs")).context("reading docs")?;
     let docs = docs.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     let mut pages: Vec<_> =
         docs.into_iter().filter(|p| p.extension().is_some_and(|e| e == "md")).collect();
+    pages.retain(|page| !page.ends_with(WITHOUT_CLUSTER));
     pages.sort();
     pages.insert(0, repo.join("README.md"));
     Ok(pages)
@@ -146,16 +147,9 @@ impl<'a> Shell<'a> {
     /// Runs a command. It must succeed, and print what the page shows, if the page shows anything.
     fn expect(&self, command: &Command) -> Result<()> {
         let Command { line, output } = command;
-        let done = self.cmd(line).outcome()?;
-        let said = format!("{}\n{}", done.stdout.trim_end(), done.stderr.trim_end());
-        ensure!(done.status.success(), "`{line}` ends with {}:\n{said}", done.status);
-        let printed: Vec<&str> = done.stdout.trim_end().lines().collect();
         let wanted: Vec<String> =
             output.iter().map(|line| line.replace("default", self.ns.namespace)).collect();
-        if !output.is_empty() && !output::matches(&wanted, &printed) {
-            bail!("`{line}` prints:\n{said}\nand the page shows:\n{}", wanted.join("\n"));
-        }
-        Ok(())
+        pages::expect(self.cmd(line), line, (!output.is_empty()).then_some(&wanted)).map(drop)
     }
 
     /// Text of a page with the names of this cluster.

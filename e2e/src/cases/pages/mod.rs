@@ -1,9 +1,7 @@
 //! The pages of the repository on a cluster: the commands that they show, and the examples in `deploy/examples`.
 
-mod blocks;
 mod commands;
 mod examples;
-mod output;
 
 use crate::cases::case::Case;
 

@@ -61,9 +61,14 @@ fn is_number(word: &str) -> bool {
     word.starts_with(|c: char| c.is_ascii_digit()) && word.parse::<f64>().is_ok()
 }
 
-/// Whether it is a time such as `2026-11-21T19:46:35Z`, or numbers with units such as `1.3ms` and `4m5s`.
+/// Whether it is a time such as `2026-11-21T19:46:35Z`, `2026-11-21` or `19:46`, or numbers with units such as `1.3ms`
+/// and `4m5s`.
 fn is_measure(word: &str) -> bool {
     if word.len() == 20 && word.contains('T') && word.ends_with('Z') {
+        return true;
+    }
+    let shape = word.replace(|c: char| c.is_ascii_digit(), "0");
+    if ["0000-00-00", "00:00"].contains(&&*shape) {
         return true;
     }
     let digit = |c: char| c.is_ascii_digit() || c == '.';
@@ -109,6 +114,7 @@ mod tests {
             "Created: 2026-11-21T19:46:35Z (4m ago)",
             "Created:   2025-01-02T03:04:05Z (12s ago)"
         ));
+        assert!(same("one  2026-11-21 19:46", "one 2025-01-02 03:04") && !same("19:46", "1:46"));
         assert!(same("a  4m5s", "a 3h") && !same("a 4m", "a 4x") && !same("4m", ""));
     }
 
