@@ -135,7 +135,7 @@ async fn serve(node: CheckedArgs, engine: &mut Option<Snapshots>) -> anyhow::Res
     // First, because a capture of an earlier process may have left pods frozen.
     snapshots::thaw_frozen(&lock).context("cannot look for frozen pods")?;
     let features = features(&lock.staging(), &root, &ignored)?;
-    let mounts = features.mounts(&root.join("lowers"))?;
+    let mounts = features.mounts(&lock.lowers())?;
     let storage = storage.unwrap_or(match features.has(Feature::Erofs) {
         true => LayerStorage::Erofs,
         false => LayerStorage::Dir,

@@ -23,12 +23,16 @@ use std::{
     },
 };
 
-use super::{access::ProcessDir, store_lock::StoreLock};
+use super::{
+    access::ProcessDir,
+    store_lock::{LOWERS, StoreLock},
+};
 use crate::{
     spill::{Scratch, unnamed_file},
     sys::{
         durable::{self, at},
         flock::{self, Kind, Lock},
+        mounts::detach_below,
     },
 };
 
@@ -211,7 +215,14 @@ fn remove(path: &Path) -> io::Result<()> {
     };
     match Lock::try_take(dir, Kind::Exclusive)? {
         // Otherwise a new process has the name of the one that ended.
-        Some(lock) if lock.is_at(path)? => durable::remove_tree(path),
+        Some(lock) if lock.is_at(path)? => {
+            // On kernels that need attached layers, a killed process has left them there.
+            let lowers = path.join(LOWERS);
+            if lowers.is_dir() {
+                detach_below(&lowers).map_err(io::Error::other)?;
+            }
+            durable::remove_tree(path)
+        }
         _ => Ok(()),
     }
 }

@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// The directory in which kernels that need it have the layers of a process attached.
+pub(super) const LOWERS: &str = "lowers";
+
 /// The lock of a store. It is taken before the store's files are read or written, and released when dropped.
 #[derive(Debug)]
 pub struct StoreLock {
@@ -76,6 +79,14 @@ impl StoreLock {
         match &self.own {
             Some(own) => own.path().to_owned(),
             None => self.root.join("staging"),
+        }
+    }
+
+    /// The directory in which kernels before 6.15 have the layers of this process attached. It may not exist yet.
+    pub fn lowers(&self) -> PathBuf {
+        match &self.own {
+            Some(own) => own.path().join(LOWERS),
+            None => self.root.join(LOWERS),
         }
     }
 

@@ -27,9 +27,10 @@ const FEATURES: &str = "features.json";
 /// The workspaces of one store.
 #[derive(Debug)]
 pub struct Workspaces {
-    pub(super) store: Arc<Store>,
+    /// Dropped before the store: old kernels have mounts in the staging directory of this process.
     pub(super) mounts: Arc<dyn Mounts>,
     pub(super) features: KernelFeatures,
+    pub(super) store: Arc<Store>,
 }
 
 /// The features that were found, and when that is true.
@@ -59,7 +60,7 @@ impl Workspaces {
         if let Some(first) = failed.map_err(WorkspaceError::disk("look at", &root))?.first() {
             return Err(WorkspaceError::Unusable { root, why: first.to_string() });
         }
-        let mounts = features.mounts(&lock.staging().join("lowers"))?;
+        let mounts = features.mounts(&lock.lowers())?;
         let storage = match features.has(Feature::Erofs) {
             true => LayerStorage::Erofs,
             false => LayerStorage::Dir,

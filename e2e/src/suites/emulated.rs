@@ -1,5 +1,5 @@
 //! Tests on real mounts on the oldest supported kernel, and on one between it and this machine's: all
-//! `emulated_*`, the privileged ones of `volumes`, and those of the mount APIs that the kernel has
+//! `emulated_*`, the privileged ones of `volumes` and of the states of `workspaces`, and those of the mount APIs that the kernel has
 //! (`KERNELS`).
 //!
 //! Deliberately absent: the newest kernel, which this machine runs.
@@ -26,7 +26,8 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         let log = log.with_extension(format!("{series}.log"));
         let ways: Vec<_> = ways.iter().map(|way| format!("privileged_{way}::")).collect();
         let commands = format!(
-            "/program --test-threads 2 --ignored emulated_ volumes::privileged {}",
+            "/program --test-threads 2 --ignored emulated_ volumes::privileged workspaces::states \
+             workspaces::model {}",
             ways.join(" ")
         );
         let job = Job { program: &program, files: &[], commands: &commands };

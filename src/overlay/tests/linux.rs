@@ -336,9 +336,11 @@ fn privileged_a_path_that_cannot_be_a_text_parameter_is_refused_by_apis_that_nee
     let upper = dir.dir("a,b:c\\d/upper");
     let pair = UpperAndWork::new(upper.clone(), dir.dir("a,b:c\\d/work"));
     let plan = plan(vec![image(&dir, 1, "file", "text")], Some(pair), Options::default());
-    for api in [MountApi::Attached, MountApi::Classic] {
-        let legacy = LegacyMounts::new(api, &dir.dir(&format!("{api:?}"))).unwrap();
-        let error = mount(&legacy, &plan).unwrap_err().to_string();
+    // The layer stays attached in the directory of the first one that it was given to.
+    let legacy = [MountApi::Attached, MountApi::Classic]
+        .map(|api| LegacyMounts::new(api, &dir.dir(&format!("{api:?}"))).unwrap());
+    for mounts in &legacy {
+        let error = mount(mounts, &plan).unwrap_err().to_string();
         assert!(error.contains("comma"), "{error}");
     }
     assert!(is_ours(&line(&LinuxMounts, &attached(&LinuxMounts, &dir, &plan)), &upper));
@@ -375,8 +377,10 @@ fn privileged_layers_that_a_killed_process_left_attached_are_detached_at_the_nex
         table.into_iter().filter(|mount| mount.target.starts_with(&lowers)).count()
     };
     assert_eq!(attached_below(), 2);
-    LegacyMounts::new(MountApi::Attached, &lowers).unwrap();
+    let next = LegacyMounts::new(MountApi::Attached, &lowers).unwrap();
     assert_eq!(attached_below(), 1);
+    drop(next);
+    assert_eq!(attached_below(), 0);
     assert_eq!(read(&target.join("file")), "text");
 }
 

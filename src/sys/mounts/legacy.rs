@@ -9,7 +9,8 @@
 //!
 //! Before 6.15 an overlay takes only layers that are attached somewhere in the caller's mount namespace. They are
 //! attached in a directory of the store that is a private mount, so they do not propagate to the node or to a pod. Each
-//! is unmounted when its [`Detached`] is dropped. Mounts that a killed process left are removed at the next start.
+//! is unmounted when its [`Detached`] is dropped, and the directory when [`LegacyMounts`] is. What a killed process has
+//! left is removed by [`detach_below`].
 //!
 //! A layer is named by its descriptor, a text of a few bytes whatever the length of its path. For `mount(2)` the
 //! working directory is `/proc/self/fd`, which makes the text shorter still.
@@ -77,13 +78,7 @@ impl LegacyMounts {
             failed(what, Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
         };
         fs::create_dir_all(dir).map_err(|e| disk("make", &e))?;
-        let targets = LinuxMounts.table()?.into_iter().map(|mount| mount.target);
-        let old_mounts: Vec<PathBuf> = targets.filter(|target| target.starts_with(dir)).collect();
-        for target in old_mounts.iter().rev() {
-            // Lazily, so that a mount cannot be busy. Nothing is written here, so no writer can continue unseen.
-            unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-                .map_err(|e| refused(format!("unmount {}", target.display()), errno(e)))?;
-        }
+        detach_below(dir)?;
         for entry in fs::read_dir(dir).map_err(|e| disk("read", &e))? {
             let entry = entry.map_err(|e| disk("read", &e))?;
             fs::remove_dir(entry.path()).map_err(|e| disk("empty", &e))?;
@@ -217,6 +212,25 @@ impl Mounts for LegacyMounts {
     fn loop_over(&self, image: &Path) -> Result<Loop, MountError> {
         LinuxMounts.loop_over(image)
     }
+}
+
+impl Drop for LegacyMounts {
+    fn drop(&mut self) {
+        // What remains is removed by the next process.
+        let _ = detach_below(&self.dir);
+    }
+}
+
+/// Unmounts everything at `dir` and below it in which layers were attached: what a killed process has left.
+pub fn detach_below(dir: &Path) -> Result<(), MountError> {
+    let targets = LinuxMounts.table()?.into_iter().map(|mount| mount.target);
+    let old_mounts: Vec<PathBuf> = targets.filter(|target| target.starts_with(dir)).collect();
+    for target in old_mounts.iter().rev() {
+        // Lazily, so that a mount cannot be busy. Nothing is written here, so no writer can continue unseen.
+        unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+            .map_err(|e| refused(format!("unmount {}", target.display()), errno(e)))?;
+    }
+    Ok(())
 }
 
 /// The kernel's own path of a directory. The mount table shows this path for an upper.

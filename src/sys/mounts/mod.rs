@@ -41,7 +41,7 @@ pub use error::MountError;
 #[cfg(test)]
 pub use fake::{Call, FakeMounts};
 pub use image::{Backing, mount_image, mount_image_by};
-pub use legacy::{LegacyMounts, MountApi};
+pub use legacy::{LegacyMounts, MountApi, detach_below};
 pub use linux::{LinuxMounts, refresh};
 pub use request::{Attrs, Param, Request, TEXT_LIMIT, tmpfs};
 pub use sample::sample_image;
