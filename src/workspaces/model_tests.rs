@@ -201,6 +201,10 @@ fn apply(machine: &Machine, models: &mut Models, op: &Op) {
             let layers = real.record.below.clone();
             real.record.name_state(state(STATES[*name]), layers);
             real.save().unwrap();
+            // The next command completes it. What only the former state needed stays until the next collection.
+            drop(real);
+            drop(lock(workspace).unwrap());
+            all.collect(None, false).unwrap();
             model.seal(next);
             model.current = model.below.clone();
             model.states.insert(STATES[*name].to_owned(), model.below.clone());

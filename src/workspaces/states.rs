@@ -82,15 +82,27 @@ impl Workspace<'_> {
     /// The name is taken or reserved, or the state cannot be captured.
     pub fn snapshot(&mut self, name: &StateName) -> Result<Taken, WorkspaceError> {
         self.check_new_name(name)?;
-        if !self.live()?.is_none() {
-            let captured = self.capture()?;
-            let mut layers = self.record.below.clone();
-            layers.push(captured.key);
-            self.record.current.clone_from(&layers);
-            self.record.name_state(name.clone(), layers);
-            self.save()?;
-            return Ok(Taken::Live { torn: captured.torn });
-        }
+        let before = self.record.current.clone();
+        let taken = match self.live()?.is_none() {
+            true => self.snapshot_unmounted(name)?,
+            false => self.snapshot_mounted(name)?,
+        };
+        // The former current state may have lost its names before.
+        self.remove_unused(&before)?;
+        Ok(taken)
+    }
+
+    fn snapshot_mounted(&mut self, name: &StateName) -> Result<Taken, WorkspaceError> {
+        let captured = self.capture()?;
+        let mut layers = self.record.below.clone();
+        layers.push(captured.key);
+        self.record.current.clone_from(&layers);
+        self.record.name_state(name.clone(), layers);
+        self.save()?;
+        Ok(Taken::Live { torn: captured.torn })
+    }
+
+    fn snapshot_unmounted(&mut self, name: &StateName) -> Result<Taken, WorkspaceError> {
         if self.has_upper() {
             let key = Layers::new_key()?;
             self.record.below.push(key);
@@ -149,11 +161,18 @@ impl Workspace<'_> {
             return Ok(None);
         }
         let key = Layers::new_key()?;
-        self.record.below.push(key);
-        self.record.current.clone_from(&self.record.below);
         self.record.sealing = Some(key);
-        self.save_and_seal()?;
+        self.stand_on(key)?;
         Ok(Some(key))
+    }
+
+    /// Puts a layer on top of the state, which is current then.
+    pub(super) fn stand_on(&mut self, layer: LayerKey) -> Result<(), WorkspaceError> {
+        let before = self.record.current.clone();
+        self.record.below.push(layer);
+        self.record.current.clone_from(&self.record.below);
+        self.save_and_seal()?;
+        self.remove_unused(&before)
     }
 
     /// Whether a rollback or a clean would lose changes.

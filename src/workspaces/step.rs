@@ -59,6 +59,11 @@ pub enum StepError {
         "workspace {0} was made over a directory, which can change; steps need a tree of images"
     )]
     Copy(String),
+    /// An option drops the result.
+    #[error(
+        "a step keeps its result, so {0} cannot be used with it; `ovl run {0}` drops the changes of a command"
+    )]
+    Dropped(&'static str),
     /// A pattern is not valid.
     #[error("--input {pattern}: {why}")]
     Pattern {
@@ -94,6 +99,13 @@ impl Workspace<'_> {
         if self.record.directory().is_some() {
             return Err(StepError::Copy(self.name.to_string()));
         }
+        for (is_used, option) in
+            [(options.transient, "--transient"), (options.read_only, "--read-only")]
+        {
+            if is_used {
+                return Err(StepError::Dropped(option));
+            }
+        }
         self.require_unmounted("run a step in")?;
         if self.has_written()? {
             return Err(StepError::HasChanges(self.name.to_string()));
@@ -108,9 +120,7 @@ impl Workspace<'_> {
             && let Some(_lease) =
                 all.store.leases.take_if_present(&[layer]).map_err(WorkspaceError::from)?
         {
-            self.record.below.push(layer);
-            self.record.current.clone_from(&self.record.below);
-            self.save()?;
+            self.stand_on(layer)?;
             return Ok(Stepped::Reused);
         }
         // With the lock: the result has the changes of this command only.

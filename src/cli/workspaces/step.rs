@@ -53,7 +53,10 @@ pub(super) fn run(args: &StepArgs) -> Result<u8, Failure> {
         }
         Err(StepError::Run(error)) => Err(failure(error)),
         Err(
-            error @ (StepError::HasChanges(_) | StepError::Copy(_) | StepError::Pattern { .. }),
+            error @ (StepError::HasChanges(_)
+            | StepError::Copy(_)
+            | StepError::Dropped(_)
+            | StepError::Pattern { .. }),
         ) => Err(Failure::Unusable(message(error))),
         Err(error @ StepError::Input(_)) => Err(Failure::Failed(message(error))),
     }
