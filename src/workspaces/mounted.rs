@@ -47,9 +47,13 @@ impl Live {
         self.here().next().or_else(|| self.0.first())
     }
 
-    /// The processes of other namespaces that have the overlay.
+    /// The processes of other namespaces that have the overlay at another place than this namespace. At the same place, it
+    /// is a copy of the mount here that the kernel has made for them, and in most of them it ends with the mount here.
     pub fn elsewhere(&self) -> Vec<u32> {
-        let others = self.0.iter().filter(|mount| !mount.is_own);
+        let is_copy = |other: &MountElsewhere| {
+            self.here().any(|here| here.mount.target == other.mount.target)
+        };
+        let others = self.0.iter().filter(|other| !other.is_own && !is_copy(other));
         let mut pids: Vec<u32> = others.flat_map(|mount| &mount.pids).copied().collect();
         pids.sort_unstable();
         pids.dedup();
@@ -88,17 +92,23 @@ impl Workspace<'_> {
         }
     }
 
-    /// Makes the caller see changes of the directory below, and of the upper, at a mounted copy: drops names that the
-    /// kernel remembers and no process uses.
-    pub(super) fn refresh(&self, live: &MountElsewhere) -> Result<(), WorkspaceError> {
-        if self.record.directory().is_some() && live.is_own {
-            refresh(&live.mount.target)?;
+    /// Makes the kernel see changes of the directory below a mounted copy: drops the names that it remembers and no process
+    /// uses.
+    fn refresh(&self, path: &Path) -> Result<(), WorkspaceError> {
+        match self.record.directory() {
+            Some(_) => Ok(refresh(path)?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// A detached clone of the mounted overlay.
+    /// A detached clone of the mounted overlay, which shows the present files of the directory below.
     pub(super) fn clone_live(&self, live: &MountElsewhere) -> Result<Detached, WorkspaceError> {
+        let clone = self.clone_of(live)?;
+        self.refresh(&clone.path())?;
+        Ok(clone)
+    }
+
+    fn clone_of(&self, live: &MountElsewhere) -> Result<Detached, WorkspaceError> {
         if live.is_own {
             return Ok(self.all.mounts.clone_of(&live.mount.target)?);
         }
@@ -122,7 +132,6 @@ impl Workspace<'_> {
     /// A layer or the directory cannot be opened, or the kernel refuses the mount.
     pub fn overlay(&mut self, extra: Option<Lower>) -> Result<Detached, WorkspaceError> {
         if let Some(live) = self.live()?.any() {
-            self.refresh(live)?;
             return self.clone_live(live);
         }
         let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
@@ -153,7 +162,7 @@ impl Workspace<'_> {
         let live = self.live()?;
         let here = live.here().find(|live| path.is_none_or(|path| live.mount.target == path));
         if let Some(here) = here {
-            self.refresh(here)?;
+            self.refresh(&here.mount.target)?;
             return Ok(here.mount.target.clone());
         }
         let target = path.map_or_else(|| self.dir.join("merged"), Path::to_owned);

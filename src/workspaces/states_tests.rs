@@ -185,6 +185,34 @@ fn privileged_a_process_in_the_mount_stops_an_unmount_and_is_named() {
     assert!(!at.exists());
 }
 
+/// Services of a machine often have mount namespaces of their own, which get copies of the host's mounts.
+#[test]
+#[ignore = "needs root: mounts overlays"]
+fn privileged_a_copy_of_the_mount_in_another_namespace_does_not_stop_an_unmount() {
+    let machine = Machine::new();
+    let mut one = machine.copy("one");
+    // Not in the store: that directory is removed, and with it the kernel unmounts the copies.
+    let at = machine.scratch.dir("at");
+    one.mount(Some(&at)).unwrap();
+    let mut other = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "60"])
+        .spawn()
+        .unwrap();
+    // After the program is started, the namespace is what it was meant to be.
+    let comm = format!("/proc/{}/comm", other.id());
+    let in_other = || fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() == "sleep");
+    while !in_other() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    one.umount().unwrap();
+    // It keeps the overlay, because it is private. So nothing may change below it.
+    let refused = one.clean().unwrap_err().to_string();
+    assert!(refused.contains(&format!("used by process {} (sleep)", other.id())), "{refused}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    one.clean().unwrap();
+}
+
 #[test]
 #[ignore = "needs root: mounts overlays"]
 fn privileged_forks_stand_on_the_present_state_and_change_nothing_of_each_other() {

@@ -114,7 +114,6 @@ impl Workspace<'_> {
         let OpenStack { mut lowers, lease } =
             self.all.open_stack(&self.name, &self.record, &self.record.below)?;
         if let Some(live) = self.live()?.any() {
-            self.refresh(live)?;
             return Ok((self.clone_live(live)?, lease));
         }
         if self.has_upper() {
