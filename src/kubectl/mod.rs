@@ -53,6 +53,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 pub use parse::parsed;
+#[cfg(target_os = "linux")]
 pub(crate) use table::plain as plain_table;
 
 use crate::telemetry;

@@ -19,7 +19,7 @@ fn snapshot(node: &Node, args: &[&str]) -> Output {
     let socket = node.path("kubelet/plugins/ovl.csi.dev/ovl.sock");
     let mut ovl = Command::new(env!("CARGO_BIN_EXE_ovl"));
     let to = format!("unix://{}", socket.display());
-    ovl.args(["snapshot", "--local-endpoint", &to]).args(args).output().unwrap()
+    ovl.args(["node-snapshot", "--local-endpoint", &to]).args(args).output().unwrap()
 }
 
 /// Takes a live snapshot of a volume. The error is the output of the command.
