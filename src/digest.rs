@@ -7,7 +7,11 @@
 //! A digest that names one kind of content has a type of its own. None of these types converts into another one by
 //! itself: each place where one follows from another calls a constructor that says so.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    io::{self, Read},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
@@ -201,6 +205,20 @@ impl Digester {
         match promised.0 {
             Hash::Sha256(_) => Self::default(),
             Hash::Sha512(_) => Self(State::Sha512(Sha512::default())),
+        }
+    }
+
+    /// Hashes everything that `from` still has.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn update_from(&mut self, mut from: impl Read) -> io::Result<()> {
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            match from.read(&mut piece)? {
+                0 => return Ok(()),
+                count => self.update(&piece[..count]),
+            }
         }
     }
 

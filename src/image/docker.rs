@@ -115,13 +115,8 @@ impl Archive {
     }
 
     fn hash(&self, member: Member) -> std::io::Result<BlobDigest> {
-        let (mut digester, mut section) = (Digester::default(), self.section(member));
-        let mut piece = vec![0; 256 << 10];
-        loop {
-            match section.read(&mut piece)? {
-                0 => return Ok(BlobDigest::new(digester.finish())),
-                count => digester.update(&piece[..count]),
-            }
-        }
+        let mut digester = Digester::default();
+        digester.update_from(self.section(member))?;
+        Ok(BlobDigest::new(digester.finish()))
     }
 }

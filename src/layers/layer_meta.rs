@@ -10,7 +10,10 @@ use crate::{
     changeset::{LayerFeatures, Unpacked},
     digest::DiffId,
     media_type::Format,
-    sys::durable::{self, at},
+    sys::{
+        clone::Cloned,
+        durable::{self, at},
+    },
 };
 
 /// The content of `layer.json`: what is known of a layer without opening it. People may read it too.
@@ -75,6 +78,14 @@ pub struct SnapshotContents {
     pub bytes: u64,
     /// The overlay features that a mount with this layer must enable.
     pub features: LayerFeatures,
+}
+
+/// What a copy of a tree has, as a layer.
+impl From<Cloned> for SnapshotContents {
+    fn from(copy: Cloned) -> Self {
+        let Cloned { entries, bytes, metacopy, redirect, torn: _ } = copy;
+        Self { entries, bytes, features: LayerFeatures { metacopy, redirect } }
+    }
 }
 
 fn is_default(features: &LayerFeatures) -> bool {

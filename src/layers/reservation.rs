@@ -31,7 +31,10 @@ use super::{
 };
 use crate::{
     spill::Scratch,
-    sys::statfs::{self, Space},
+    sys::{
+        clone::SpaceReservation,
+        statfs::{self, Space},
+    },
 };
 
 /// The most bytes of a small reservation, which may use the margin above the part that is kept free.
@@ -210,6 +213,17 @@ impl Drop for Reservation {
             }
             reserved.captures.retain(|_, bytes| *bytes > 0);
         });
+    }
+}
+
+/// A copy of a tree takes its space from the reservation.
+impl SpaceReservation for Arc<Reservation> {
+    fn copy(&self, bytes: u64) -> io::Result<()> {
+        self.write(bytes).map_err(ReserveError::into_io)
+    }
+
+    fn share(&self, bytes: u64) -> io::Result<()> {
+        Reservation::share(self, bytes).map_err(ReserveError::into_io)
     }
 }
 

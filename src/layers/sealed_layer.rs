@@ -9,7 +9,7 @@
 //! disk when its overlay was unmounted.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -33,11 +33,7 @@ impl Layers {
     /// # Errors
     /// The kernel's source of UUIDs cannot be read.
     pub fn new_key() -> io::Result<LayerKey> {
-        let source = Path::new("/proc/sys/kernel/random/uuid");
-        let uuid = fs::read_to_string(source).map_err(at("read", source))?;
-        let id = format!("workspace-{}", uuid.trim());
-        let id: SnapshotId = id.parse().map_err(io::Error::other)?;
-        Ok(LayerKey::of_snapshot(&id))
+        Ok(LayerKey::of_snapshot(&SnapshotId::unique("workspace")?))
     }
 
     /// Makes the directory `upper` the layer `key`, or continues that after a kill. Returns false if neither the upper nor
@@ -50,8 +46,8 @@ impl Layers {
         let sealing = upper.with_file_name(SEALING);
         let tree = sealing.join(LayerStorage::Dir.content());
         durable::create_dir_unsynced(&sealing, 0o700)?;
-        if !exists(&tree)? {
-            if !exists(upper)? {
+        if !tree.try_exists().map_err(at("look at", &tree))? {
+            if !upper.try_exists().map_err(at("look at", upper))? {
                 durable::remove_tree_unsynced(&sealing)?;
                 return Ok(false);
             }
@@ -71,13 +67,5 @@ impl Layers {
         let dir = self.dirs.of(key);
         let storage = LayerMeta::read(&dir)?.storage;
         Ok((storage == LayerStorage::Dir).then(|| dir.join(storage.content())))
-    }
-}
-
-fn exists(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(at("look at", path)(e)),
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     budget::Budget,
     sys::{
         durable::{self, at},
+        host,
         mounts::Mounts,
     },
 };
@@ -246,9 +247,7 @@ fn read_or_create_id(root: &Path, access: &Access) -> Result<String, OpenError> 
             Ok(meta.id)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let source = Path::new("/proc/sys/kernel/random/uuid");
-            let id = fs::read_to_string(source).map_err(at("read", source))?.trim().to_owned();
-            let meta = StoreMeta { format: FORMAT, id };
+            let meta = StoreMeta { format: FORMAT, id: host::random_uuid()? };
             let bytes = serde_json::to_vec_pretty(&meta).map_err(io::Error::from)?;
             access.replace(&path, &bytes)?;
             Ok(meta.id)

@@ -9,7 +9,6 @@
 //! no record names, which is collected.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,10 +24,8 @@ use super::{
 use crate::{
     changeset::Limits,
     error::Class,
-    layers::{
-        LayerFeatures, Reservation, ReserveError, SnapshotContents, SnapshotRecord, SnapshotSource,
-    },
-    sys::clone::{self, TreeClone},
+    layers::{SnapshotRecord, SnapshotSource},
+    sys::clone::TreeClone,
     turns::Permit,
     volumes::{GuardError, VolumeGuard},
 };
@@ -151,7 +148,7 @@ impl Inner {
         let (tree, aside) = (staged.tree(), staged.aside());
         let clone = TreeClone::new(guard.upper(), &tree, &aside, bounds, &scratch).map_err(disk)?;
         // The memory share comes last: an operation that has a share must wait for nothing else.
-        let space = Box::new(CopySpace(reservation.clone()));
+        let space = Box::new(reservation.clone());
         let clone = clone.with_budget(self.store.budget.share(), space);
         let mut copy =
             PreCopy { inner: self, request, guard: &guard, stop, clone, reservation: &reservation };
@@ -179,10 +176,9 @@ impl Inner {
         };
         // From here on the volume may be unpublished.
         drop(guard);
-        let features = LayerFeatures { metacopy: contents.metacopy, redirect: contents.redirect };
         let (entries, bytes) = (contents.entries, contents.bytes);
         staged
-            .commit(SnapshotContents { entries, bytes, features }, dirty)
+            .commit(contents.into(), dirty)
             .and_then(|()| self.store.snapshots.put(record.clone()))
             .map_err(|source| self.or_full(request, copied, disk(source)))?;
         tracing::info!(
@@ -241,20 +237,6 @@ impl Inner {
         };
         #[allow(clippy::cast_precision_loss, reason = "no pod is frozen for years")]
         self.metrics.capture(result, frozen.map(|micros| micros as f64 / 1e6));
-    }
-}
-
-/// The space reservation of a capture, for its copy.
-#[derive(Debug)]
-struct CopySpace(Arc<Reservation>);
-
-impl clone::SpaceReservation for CopySpace {
-    fn copy(&self, bytes: u64) -> io::Result<()> {
-        self.0.write(bytes).map_err(ReserveError::into_io)
-    }
-
-    fn share(&self, bytes: u64) -> io::Result<()> {
-        self.0.share(bytes).map_err(ReserveError::into_io)
     }
 }
 

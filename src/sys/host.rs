@@ -6,9 +6,12 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
 };
 
 use rustix::system::uname;
+
+use super::durable::at;
 
 /// The release of the running kernel, such as `6.18.2` (`uname -r`).
 pub fn release() -> String {
@@ -18,6 +21,12 @@ pub fn release() -> String {
 /// The machine's architecture, such as `x86_64` (`uname -m`).
 pub fn architecture() -> String {
     uname().machine().to_string_lossy().into_owned()
+}
+
+/// A new random UUID, as text.
+pub fn random_uuid() -> io::Result<String> {
+    let source = Path::new("/proc/sys/kernel/random/uuid");
+    Ok(fs::read_to_string(source).map_err(at("read", source))?.trim_end().to_owned())
 }
 
 /// The effective user id of this process.

@@ -1,12 +1,12 @@
 //! Captures the state of a mounted workspace: copies the upper into a layer while programs can write to it.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use super::{error::WorkspaceError, lock::Workspace};
 use crate::{
-    changeset::{LayerFeatures, Limits},
-    layers::{LayerKey, Lease, Reservation, ReserveError, SnapshotContents, SnapshotId},
-    sys::clone::{CloneError, Round, SpaceReservation, TreeClone},
+    changeset::Limits,
+    layers::{LayerKey, Lease, Reservation, SnapshotId},
+    sys::clone::{CloneError, Round, TreeClone},
 };
 
 /// The most rounds. The first takes the longest, and each further one copies what changed during the one before.
@@ -33,9 +33,7 @@ impl Workspace<'_> {
     /// The copy needs more space than there is, or an entry cannot be copied.
     pub(super) fn capture(&self) -> Result<Captured, WorkspaceError> {
         let store = &self.all.store;
-        let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let id: SnapshotId =
-            format!("workspace-{}", uuid.trim()).parse().map_err(io::Error::other)?;
+        let id = SnapshotId::unique("workspace")?;
         let reservation = Arc::new(store.disk.reserve_capture(NAMESPACE, 0)?);
         let staged = store.layers.stage_snapshot(&id)?;
         let lease = store.leases.take(&[staged.key()])?;
@@ -43,8 +41,7 @@ impl Workspace<'_> {
         let pair = self.upper_and_work();
         let clone =
             TreeClone::new(pair.upper(), &staged.tree(), &staged.aside(), bounds, &scratch)?;
-        let space = Box::new(CopySpace(reservation.clone()));
-        let mut clone = clone.with_budget(store.budget.share(), space);
+        let mut clone = clone.with_budget(store.budget.share(), Box::new(reservation.clone()));
         let failed = |source| WorkspaceError::Copy { name: self.name.clone(), source };
         for round in 1..=MAX_ROUNDS {
             let what = if round == MAX_ROUNDS { Round::Live } else { Round::PreCopy };
@@ -52,11 +49,8 @@ impl Workspace<'_> {
         }
         let (contents, dirty) = (clone.contents(), clone.dirty());
         drop(clone);
-        let features = LayerFeatures { metacopy: contents.metacopy, redirect: contents.redirect };
         let (key, torn) = (staged.key(), contents.torn);
-        let contents =
-            SnapshotContents { entries: contents.entries, bytes: contents.bytes, features };
-        staged.commit(contents, dirty)?;
+        staged.commit(contents.into(), dirty)?;
         Ok(Captured { key, torn, lease })
     }
 
@@ -71,19 +65,5 @@ impl Workspace<'_> {
         clone.free_replaced()?;
         reservation.reduce_to(clone.contents().bytes);
         Ok(())
-    }
-}
-
-/// The space reservation of a copy.
-#[derive(Debug)]
-struct CopySpace(Arc<Reservation>);
-
-impl SpaceReservation for CopySpace {
-    fn copy(&self, bytes: u64) -> io::Result<()> {
-        self.0.write(bytes).map_err(ReserveError::into_io)
-    }
-
-    fn share(&self, bytes: u64) -> io::Result<()> {
-        self.0.share(bytes).map_err(ReserveError::into_io)
     }
 }

@@ -8,11 +8,14 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{error::WorkspaceError, name::FAILED, open::Workspaces};
+use super::{error::WorkspaceError, mounted::Live, name::FAILED, open::Workspaces};
 use crate::{
     layers::{LayerKey, StateName, WorkspaceBase, WorkspaceName, WorkspaceRecord},
     overlay,
-    sys::{du::Walk, mount_namespaces},
+    sys::{
+        du::Walk,
+        mount_namespaces::{self, MountElsewhere},
+    },
 };
 
 /// One workspace, as `list` shows it.
@@ -76,7 +79,10 @@ impl Workspaces {
             }
         }
         let wanted = all.iter().filter(|(name, _)| only.is_none_or(|only| only == name));
-        wanted.map(|(name, record)| self.listed(name, record, &users, &mut sizes)).collect()
+        // The tables of all processes are read once, however many workspaces there are.
+        let mounts = mount_namespaces::find(self.root(), overlay::has_upper)?;
+        let mut listed = |name, record| self.listed(name, record, &users, &mounts, &mut sizes);
+        wanted.map(|(name, record)| listed(name, record)).collect()
     }
 
     fn listed(
@@ -84,11 +90,11 @@ impl Workspaces {
         name: &WorkspaceName,
         record: &WorkspaceRecord,
         users: &HashMap<LayerKey, usize>,
+        mounts: &[MountElsewhere],
         sizes: &mut Sizes<'_>,
     ) -> Result<Listed, WorkspaceError> {
         let upper = self.store.workspaces.dir(name).join("upper");
-        let live = mount_namespaces::find(&upper, |mount| overlay::is_ours(mount, &upper))?;
-        let (here, elsewhere): (Vec<_>, Vec<_>) = live.into_iter().partition(|live| live.is_own);
+        let live = Live::among(mounts, &upper);
         let (mut own_bytes, mut shared_bytes) = (bytes_of(&upper)?, 0);
         let images: HashSet<&LayerKey> = record.image_layers().iter().collect();
         for key in record.layers().collect::<HashSet<_>>() {
@@ -125,15 +131,12 @@ impl Workspaces {
                 bytes,
             });
         }
-        let mut running: Vec<u32> = elsewhere.into_iter().flat_map(|live| live.pids).collect();
-        running.sort_unstable();
-        running.dedup();
         Ok(Listed {
             name: name.clone(),
             base: record.base.clone(),
             created: record.created,
-            mounted: here.into_iter().map(|live| live.mount.target).collect(),
-            running,
+            mounted: live.here().map(|live| live.mount.target.clone()).collect(),
+            running: live.elsewhere(),
             states,
             own_bytes,
             shared_bytes,

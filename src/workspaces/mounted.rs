@@ -17,6 +17,7 @@ use super::{
     view::OpenStack,
 };
 use crate::{
+    layers::WorkspaceName,
     overlay::{self, Lower, Plan, Spec, Stack},
     sys::{
         attributes, copy_up,
@@ -35,6 +36,24 @@ impl Live {
     /// Where the overlay with this upper is mounted.
     pub(super) fn of(upper: &Path) -> Result<Self, WorkspaceError> {
         Ok(Self(mount_namespaces::find(upper, |mount| overlay::is_ours(mount, upper))?))
+    }
+
+    /// The same, from mounts that were found before.
+    pub(super) fn among(found: &[MountElsewhere], upper: &Path) -> Self {
+        let ours = found.iter().filter(|live| overlay::is_ours(&live.mount, upper));
+        Self(ours.cloned().collect())
+    }
+
+    /// Refuses an action while the overlay is mounted.
+    pub(super) fn refuse(
+        &self,
+        action: &'static str,
+        name: &WorkspaceName,
+    ) -> Result<(), WorkspaceError> {
+        match self.in_use() {
+            None => Ok(()),
+            Some(how) => Err(WorkspaceError::InUse { action, name: name.clone(), how }),
+        }
     }
 
     /// The mounts in the namespace of this process.
@@ -66,7 +85,7 @@ impl Live {
     }
 
     /// How it is in use, for a message. `None` if it is not.
-    pub(super) fn in_use(&self) -> Option<InUse> {
+    fn in_use(&self) -> Option<InUse> {
         match self.here().next() {
             Some(here) => Some(InUse::Mounted(here.mount.target.clone())),
             None if self.is_none() => None,
@@ -86,10 +105,7 @@ impl Workspace<'_> {
 
     /// Refuses an action on a workspace that is mounted or running.
     pub(super) fn require_unmounted(&self, action: &'static str) -> Result<(), WorkspaceError> {
-        match self.live()?.in_use() {
-            None => Ok(()),
-            Some(how) => Err(WorkspaceError::InUse { action, name: self.name.clone(), how }),
-        }
+        self.live()?.refuse(action, &self.name)
     }
 
     /// Makes the kernel see changes of the directory below a mounted copy: drops the names that it remembers and no process
@@ -135,7 +151,7 @@ impl Workspace<'_> {
             return self.clone_live(live);
         }
         let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
-        let new = self.make_upper(&stack)?;
+        self.make_upper(&stack)?;
         let OpenStack { lowers, lease } = stack;
         let spec = Spec {
             name: format!("ovl-{}", self.name),
@@ -148,9 +164,7 @@ impl Workspace<'_> {
         let merged = overlay::mount(&*self.all.mounts, &plan)?;
         drop(lease);
         self.try_write(&merged)?;
-        if new || !self.record.pre_copy_up.is_empty() {
-            self.copy_up(&merged)?;
-        }
+        self.copy_up(&merged)?;
         Ok(merged)
     }
 
@@ -207,14 +221,14 @@ impl Workspace<'_> {
         Ok(())
     }
 
-    /// Makes upper and work if they do not exist. Returns whether the upper is new.
-    fn make_upper(&self, stack: &OpenStack) -> Result<bool, WorkspaceError> {
+    /// Makes upper and work if they do not exist.
+    fn make_upper(&self, stack: &OpenStack) -> Result<(), WorkspaceError> {
         let pair = self.upper_and_work();
         if !pair.work().exists() {
             durable::create_dir_unsynced(pair.work(), 0o700)?;
         }
         if pair.upper().exists() {
-            return Ok(false);
+            return Ok(());
         }
         let new = pair.upper().with_extension("new");
         durable::remove_tree_unsynced(&new)?;
@@ -222,8 +236,7 @@ impl Workspace<'_> {
         if let Some(top) = stack.lowers.last() {
             attributes::copy(&top.dir, &new)?;
         }
-        durable::rename_unsynced(&new, pair.upper())?;
-        Ok(true)
+        Ok(durable::rename_unsynced(&new, pair.upper())?)
     }
 
     /// Makes and removes a file: a mount that succeeded can refuse every write.

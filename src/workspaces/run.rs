@@ -17,6 +17,7 @@ use super::{
         account, account_of_owner, directory_in, mount_points, skeleton,
     },
     error::WorkspaceError,
+    image_config::ImageConfig,
     lock::Workspace,
     open::Workspaces,
     view::{OpenStack, plain_lower},
@@ -139,12 +140,13 @@ impl Workspace<'_> {
         for path in &options.overlays {
             mounts.push(self.private_overlay(&merged, path, &mut held)?);
         }
-        let (root, user, default_dir) = match self.record.directory().map(Path::to_owned) {
-            None => self.tree(merged, &options)?,
-            Some(directory) => copy(merged, &directory, &options)?,
+        let config = self.image_config();
+        let (root, user, default_dir) = match self.record.directory() {
+            None => tree(merged, &options, &config)?,
+            Some(directory) => copy(merged, directory, &options)?,
         };
-        let env = self.environment(&options, &user);
-        let argv = self.argv(&options, &root, &env, &user)?;
+        let env = self.environment(&options, &config, &user);
+        let argv = self.argv(&options, config, &root, &env, &user)?;
         let container = Container {
             root,
             read_only: options.read_only,
@@ -171,22 +173,12 @@ impl Workspace<'_> {
         Ok(plain_lower("mount points", skeleton(&*self.all.mounts, &points)?))
     }
 
-    /// A tree, its user, and its working directory.
-    fn tree(
+    fn environment(
         &self,
-        merged: Detached,
         options: &RunOptions,
-    ) -> Result<(Root, Account, PathBuf), RunError> {
-        let config = self.image_config();
-        let root = Root::Tree(merged);
-        let text =
-            options.user.clone().or_else(|| Some(config.user).filter(|user| !user.is_empty()));
-        let user = account(&root, text.as_deref().unwrap_or("0"))?;
-        let dir = Some(config.working_dir).filter(|dir| !dir.is_empty());
-        Ok((root, user, dir.map_or_else(|| "/".into(), Into::into)))
-    }
-
-    fn environment(&self, options: &RunOptions, user: &Account) -> Vec<(OsString, OsString)> {
+        config: &ImageConfig,
+        user: &Account,
+    ) -> Vec<(OsString, OsString)> {
         let mut env: Vec<(OsString, OsString)> = match self.record.directory() {
             Some(directory) => {
                 let mut env: Vec<_> = std::env::vars_os().collect();
@@ -202,7 +194,6 @@ impl Workspace<'_> {
                 env
             }
             None => {
-                let config = self.image_config();
                 let pairs = config.env.iter().filter_map(|pair| pair.split_once('='));
                 pairs.map(|(name, value)| (name.into(), value.into())).collect()
             }
@@ -218,6 +209,7 @@ impl Workspace<'_> {
     fn argv(
         &self,
         options: &RunOptions,
+        config: ImageConfig,
         root: &Root,
         env: &[(OsString, OsString)],
         user: &Account,
@@ -231,7 +223,6 @@ impl Workspace<'_> {
         if !options.argv.is_empty() {
             return Ok(options.argv.clone());
         }
-        let config = self.image_config();
         let words: Vec<OsString> =
             config.entrypoint.into_iter().chain(config.cmd).map(Into::into).collect();
         match words.is_empty() {
@@ -323,6 +314,19 @@ impl Workspaces {
         let plan = Plan::new(spec)?.on(&self.features)?;
         Ok(overlay::mount(&*self.mounts, &plan)?)
     }
+}
+
+/// A tree, its user, and its working directory.
+fn tree(
+    merged: Detached,
+    options: &RunOptions,
+    config: &ImageConfig,
+) -> Result<(Root, Account, PathBuf), RunError> {
+    let root = Root::Tree(merged);
+    let of_image = Some(&*config.user).filter(|user| !user.is_empty());
+    let user = account(&root, options.user.as_deref().or(of_image).unwrap_or("0"))?;
+    let dir = Some(&*config.working_dir).filter(|dir| !dir.is_empty());
+    Ok((root, user, dir.unwrap_or("/").into()))
 }
 
 /// The tree of the host with a copy in it, its user, and its working directory.

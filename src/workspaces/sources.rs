@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{self, Read},
+    io::Read,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -97,7 +97,7 @@ impl Workspaces {
                 Source::Reference(reference) => {
                     self.pull(reference, registries, keyring, &mut stacked).await?;
                 }
-                Source::Files(text) => self.add_files(text, &mut stacked)?,
+                Source::Files(text) => self.add_files(text, &mut stacked).await?,
                 Source::Tar(path) => self.add_tar(path, &mut stacked)?,
                 Source::RootFs(path) => self.add_directory(path, &mut stacked)?,
             }
@@ -114,59 +114,56 @@ impl Workspaces {
     ) -> Result<(), WorkspaceError> {
         let failed = |e: ImageError| source_error(reference, e);
         let image = registries.resolve(reference, keyring).await.map_err(failed)?;
-        let mut keys = Vec::new();
-        for layer in &image.layers {
-            if let Some(key) = self.use_layer(layer, &keys, stacked)? {
-                keys.push(key);
-                continue;
-            }
-            let open = || async { registries.blob(&image, layer, keyring).await.map_err(failed) };
-            let new = new_layer(layer, origin_in_registry(&image, layer));
-            let key = match self.add(&new, layer.size, alone(&keys), open().await?) {
-                Err(error) if needs_below(&error) => {
-                    self.add(&new, layer.size, Some(&keys), open().await?)?
-                }
-                added => added?,
-            };
-            self.keep(key, stacked)?;
-            keys.push(key);
-        }
-        self.record_image(
-            &reference.to_string(),
-            &keys,
-            stacked,
-            image.digest,
-            ImageDetails {
-                index: image.index,
-                config_digest: Some(image.config_digest),
-                config: Some(image.config),
-            },
-        )
+        let open =
+            async |layer: &LayerBlob| registries.blob(&image, layer, keyring).await.map_err(failed);
+        let origin = |layer: &LayerBlob| origin_in_registry(&image, layer);
+        let keys = self.add_layers(&image.layers, origin, open, stacked).await?;
+        let details = ImageDetails {
+            index: image.index,
+            config_digest: Some(image.config_digest),
+            config: Some(image.config),
+        };
+        self.record_image(&reference.to_string(), &keys, stacked, image.digest, details)
     }
 
-    fn add_files(&self, text: &str, stacked: &mut Stacked) -> Result<(), WorkspaceError> {
+    async fn add_files(&self, text: &str, stacked: &mut Stacked) -> Result<(), WorkspaceError> {
         let failed = |e| source_error(text, e);
         let local = Local::open(text).map_err(failed)?;
+        let open = async |layer: &LayerBlob| local.blob(layer).map_err(failed);
+        let origin = |layer: &LayerBlob| origin_in_files(text, layer.digest);
+        let image = local.image();
+        let keys = self.add_layers(&image.layers, origin, open, stacked).await?;
+        let details =
+            ImageDetails { config: Some(image.config.clone()), ..ImageDetails::default() };
+        self.record_image(text, &keys, stacked, ManifestDigest::new(image.digest), details)
+    }
+
+    /// Adds the layers of an image, bottom first, without those that the store has. Returns their keys.
+    async fn add_layers<B: Read + Send>(
+        &self,
+        layers: &[LayerBlob],
+        origin: impl Fn(&LayerBlob) -> Origin,
+        open: impl AsyncFn(&LayerBlob) -> Result<B, WorkspaceError>,
+        stacked: &mut Stacked,
+    ) -> Result<Vec<LayerKey>, WorkspaceError> {
         let mut keys = Vec::new();
-        for layer in &local.image().layers {
+        for layer in layers {
             if let Some(key) = self.use_layer(layer, &keys, stacked)? {
                 keys.push(key);
                 continue;
             }
-            let open = || local.blob(layer).map_err(failed);
-            let new = new_layer(layer, origin_in_files(text, layer.digest));
-            let key = match self.add(&new, layer.size, alone(&keys), open()?) {
+            let LayerBlob { diff_id, format, size, .. } = *layer;
+            let new = NewLayer { diff_id, format, origin: origin(layer) };
+            let key = match self.add(&new, size, alone(&keys), open(layer).await?) {
                 Err(error) if needs_below(&error) => {
-                    self.add(&new, layer.size, Some(&keys), open()?)?
+                    self.add(&new, size, Some(&keys), open(layer).await?)?
                 }
                 added => added?,
             };
             self.keep(key, stacked)?;
             keys.push(key);
         }
-        let (digest, config) = (local.image().digest, local.image().config.clone());
-        let details = ImageDetails { config: Some(config), ..ImageDetails::default() };
-        self.record_image(text, &keys, stacked, ManifestDigest::new(digest), details)
+        Ok(keys)
     }
 
     /// One layer of a tar file. Its bytes are read twice: its name in the store is the digest of all of them.
@@ -193,8 +190,7 @@ impl Workspaces {
     fn add_directory(&self, path: &Path, stacked: &mut Stacked) -> Result<(), WorkspaceError> {
         let text = format!("rootfs:{}", path.display());
         let path = path.canonicalize().map_err(|e| source_error(&text, e))?;
-        let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-        let id: SnapshotId = format!("rootfs-{}", uuid.trim()).parse().map_err(io::Error::other)?;
+        let id = SnapshotId::unique("rootfs")?;
         let staged = self.store.layers.stage_snapshot(&id)?;
         self.keep(staged.key(), stacked)?;
         let (bounds, scratch) = (Limits::default().bounds(), self.store.disk.scratch());
@@ -209,8 +205,7 @@ impl Workspaces {
         let (contents, dirty) = (clone.contents(), clone.dirty());
         drop(clone);
         let features = LayerFeatures::default();
-        let contents =
-            SnapshotContents { entries: contents.entries, bytes: contents.bytes, features };
+        let contents = SnapshotContents { features, ..contents.into() };
         let key = staged.key();
         staged.commit(contents, dirty)?;
         stacked.layers.push(key);
@@ -280,10 +275,6 @@ fn alone(below: &[LayerKey]) -> Option<&[LayerKey]> {
 
 fn needs_below(error: &WorkspaceError) -> bool {
     matches!(error, WorkspaceError::Add(error) if AddError::needs_layers_below(error))
-}
-
-fn new_layer(layer: &LayerBlob, origin: Origin) -> NewLayer {
-    NewLayer { diff_id: layer.diff_id, format: layer.format, origin }
 }
 
 fn origin_in_registry(image: &Image, layer: &LayerBlob) -> Origin {

@@ -61,13 +61,7 @@ impl Workspaces {
         match self.lock(name, on) {
             Err(WorkspaceError::Disk(e)) if e.kind() == io::ErrorKind::InvalidData => {
                 let upper = self.store.workspaces.dir(name).join("upper");
-                if let Some(how) = Live::of(&upper)?.in_use() {
-                    return Err(WorkspaceError::InUse {
-                        action: "remove",
-                        name: name.clone(),
-                        how,
-                    });
-                }
+                Live::of(&upper)?.refuse("remove", name)?;
                 Ok(self.store.workspaces.remove(name)?)
             }
             workspace => workspace?.scrub(),

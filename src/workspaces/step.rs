@@ -15,7 +15,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{self, Read as _},
+    io,
     os::unix::{
         ffi::OsStrExt as _,
         fs::{FileTypeExt as _, PermissionsExt as _},
@@ -232,14 +232,9 @@ impl KeyText {
 }
 
 fn digest_of(path: &Path) -> io::Result<String> {
-    let (mut file, mut digester) = (File::open(path)?, Digester::default());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(digester.finish().to_string()),
-            count => digester.update(&buffer[..count]),
-        }
-    }
+    let mut digester = Digester::default();
+    digester.update_from(File::open(path)?)?;
+    Ok(digester.finish().to_string())
 }
 
 fn patterns(inputs: &[String]) -> Result<GlobSet, StepError> {

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    error::WorkspaceError,
-    lock::{Workspace, options},
-    open::Workspaces,
-};
+use super::{error::WorkspaceError, lock::Workspace, open::Workspaces};
 use crate::{
     layers::{LayerKey, Lease, WorkspaceRecord},
     overlay::{self, Lower, Options, Plan, RequiredFeatures, Spec, Stack},
@@ -111,18 +107,19 @@ impl Workspace<'_> {
     /// # Errors
     /// A layer or the directory cannot be opened.
     pub(super) fn present_view(&self) -> Result<(Detached, Lease), WorkspaceError> {
-        let OpenStack { mut lowers, lease } =
-            self.all.open_stack(&self.name, &self.record, &self.record.below)?;
         if let Some(live) = self.live()?.any() {
+            let lease = self.all.store.leases.take(&self.record.below)?;
             return Ok((self.clone_live(live)?, lease));
         }
+        let OpenStack { mut lowers, lease } =
+            self.all.open_stack(&self.name, &self.record, &self.record.below)?;
         if self.has_upper() {
             let upper = self.all.mounts.open_dir(self.upper_and_work().upper())?;
             let Options { metacopy, redirect_dir, .. } = self.options();
             let needs = RequiredFeatures { metacopy, redirect_dir };
             lowers.push(Lower { needs, ..plain_lower("upper", upper) });
         }
-        Ok((self.all.view(lowers, options(&self.record))?, lease))
+        Ok((self.all.view(lowers, self.options())?, lease))
     }
 
     /// Two states to compare. `None` for `before`: what the workspace was made of. `None` for `after`: its present state.

@@ -10,7 +10,7 @@ use crate::{
         values::{dir, duration, required_check},
     },
     layers::{StateName, WorkspaceName},
-    workspaces::{OnLocked, Workspaces},
+    workspaces::{Before, Compared, NameAt, OnLocked, Workspaces},
 };
 
 /// The most forks of one command.
@@ -52,13 +52,30 @@ impl StoreArgs {
     }
 }
 
-/// The arguments of a command that has a workspace only.
+/// Two states of a workspace.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct NamedArgs {
-    /// The workspace
-    pub(super) name: WorkspaceName,
-    #[command(flatten)]
-    pub(super) store: StoreArgs,
+pub(in crate::cli) struct ComparedArgs {
+    /// The workspace, or a snapshot of it
+    #[arg(value_name = "NAME[@SNAPSHOT]")]
+    pub(super) name: NameAt,
+    /// Compare with this snapshot, or with `current`: the state to which `ovl clean` goes back
+    #[arg(long, value_name = "SNAPSHOT")]
+    against: Option<String>,
+}
+
+impl ComparedArgs {
+    /// The states to compare.
+    pub(super) fn states(&self) -> Result<Compared, Failure> {
+        let before = match self.against.as_deref() {
+            None => None,
+            Some("current") => Some(Before::Current),
+            Some(name) => {
+                let unusable = |e| Failure::Unusable(anyhow::Error::new(e).context("--against"));
+                Some(Before::Snapshot(name.parse().map_err(unusable)?))
+            }
+        };
+        Ok(Compared { before, after: self.name.state.clone() })
+    }
 }
 
 /// Mount a workspace and print where
@@ -127,8 +144,10 @@ pub(in crate::cli) struct RollbackArgs {
 /// Drop all changes since the last snapshot or rollback
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CleanArgs {
+    /// The workspace
+    pub(super) name: WorkspaceName,
     #[command(flatten)]
-    pub(super) named: NamedArgs,
+    pub(super) store: StoreArgs,
 }
 
 /// Give a workspace another name

@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{args::StoreArgs, output::print};
+use super::{
+    args::{ComparedArgs, StoreArgs},
+    output::print,
+};
 use crate::{
     changeset::{Change, Property},
     cli::failure::Failure,
     format,
-    workspaces::{Before, Changes, ChangesOptions, Compared, NameAt},
+    workspaces::{Changes, ChangesOptions},
 };
 
 /// List what a workspace has changed: A added, C changed, D deleted
@@ -27,12 +30,8 @@ Examples:
   ovl changes box@two --against one     between two snapshots"
 )]
 pub(in crate::cli) struct ChangesArgs {
-    /// The workspace, or a snapshot of it
-    #[arg(value_name = "NAME[@SNAPSHOT]")]
-    name: NameAt,
-    /// Compare with this snapshot, or with `current`: the state to which `ovl clean` goes back
-    #[arg(long, value_name = "SNAPSHOT")]
-    against: Option<String>,
+    #[command(flatten)]
+    states: ComparedArgs,
     /// Print the numbers of changes only
     #[arg(long)]
     stat: bool,
@@ -58,12 +57,8 @@ enum Output {
 
 pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
-    let workspace = all.lock(&args.name.workspace, args.store.on_locked())?;
-    let states = Compared {
-        before: args.against.as_deref().map(before).transpose()?,
-        after: args.name.state.clone(),
-    };
-    let trees = workspace.compared(&states)?;
+    let workspace = all.lock(&args.states.name.workspace, args.store.on_locked())?;
+    let trees = workspace.compared(&args.states.states()?)?;
     let options = ChangesOptions { parents: args.parents };
     let changes = workspace.changes(&trees, options)?;
     let text = match args.output {
@@ -79,17 +74,6 @@ pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
         }
     };
     print(&text)
-}
-
-/// The state that `--against` names.
-pub(super) fn before(text: &str) -> Result<Before, Failure> {
-    match text {
-        "current" => Ok(Before::Current),
-        name => match name.parse() {
-            Ok(name) => Ok(Before::Snapshot(name)),
-            Err(error) => Err(Failure::Unusable(anyhow::Error::new(error).context("--against"))),
-        },
-    }
 }
 
 fn lines(changes: &Changes) -> String {

@@ -21,11 +21,11 @@ use clap::Subcommand;
 use super::failure::Failure;
 use crate::{
     layers::WorkspaceName,
-    workspaces::{Taken, WorkspaceError, Workspaces},
+    workspaces::{Taken, WorkspaceError},
 };
 use args::{
-    CleanArgs, ForkArgs, GcArgs, MountArgs, NamedArgs, RemoveArgs, RenameArgs, RollbackArgs,
-    ScrubArgs, SnapshotArgs, UmountArgs,
+    CleanArgs, ForkArgs, GcArgs, MountArgs, RemoveArgs, RenameArgs, RollbackArgs, ScrubArgs,
+    SnapshotArgs, UmountArgs,
 };
 use output::{message, print, say};
 use place::new_path;
@@ -157,8 +157,8 @@ fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
 }
 
 fn clean(args: &CleanArgs) -> Result<(), Failure> {
-    let all = args.named.store.open()?;
-    Ok(lock(&all, &args.named)?.clean()?)
+    let all = args.store.open()?;
+    Ok(all.lock(&args.name, args.store.on_locked())?.clean()?)
 }
 
 fn rename(args: &RenameArgs) -> Result<(), Failure> {
@@ -228,11 +228,4 @@ fn gc(args: &GcArgs) -> Result<(), Failure> {
 
 fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn lock<'w>(
-    all: &'w Workspaces,
-    args: &NamedArgs,
-) -> Result<crate::workspaces::Workspace<'w>, Failure> {
-    Ok(all.lock(&args.name, args.store.on_locked())?)
 }

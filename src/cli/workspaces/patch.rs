@@ -8,10 +8,13 @@ use std::{
 
 use clap::Args;
 
-use super::{args::StoreArgs, changes::before, output::message};
+use super::{
+    args::{ComparedArgs, StoreArgs},
+    output::message,
+};
 use crate::{
     cli::failure::Failure,
-    workspaces::{ChangesOptions, Compared, NameAt, patch},
+    workspaces::{ChangesOptions, patch},
 };
 
 /// Print the changes of a workspace as a patch that `git apply` takes
@@ -26,26 +29,18 @@ Examples:
   ovl diff box | git apply --check      whether it can be applied here"
 )]
 pub(in crate::cli) struct DiffArgs {
-    /// The workspace, or a snapshot of it
-    #[arg(value_name = "NAME[@SNAPSHOT]")]
-    name: NameAt,
+    #[command(flatten)]
+    states: ComparedArgs,
     /// Only these paths, and what is below them
     paths: Vec<PathBuf>,
-    /// Compare with this snapshot, or with `current`: the state to which `ovl clean` goes back
-    #[arg(long, value_name = "SNAPSHOT")]
-    against: Option<String>,
     #[command(flatten)]
     store: StoreArgs,
 }
 
 pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
-    let workspace = all.lock(&args.name.workspace, args.store.on_locked())?;
-    let states = Compared {
-        before: args.against.as_deref().map(before).transpose()?,
-        after: args.name.state.clone(),
-    };
-    let trees = workspace.compared(&states)?;
+    let workspace = all.lock(&args.states.name.workspace, args.store.on_locked())?;
+    let trees = workspace.compared(&args.states.states()?)?;
     let changes = workspace.changes(&trees, ChangesOptions::default())?;
     let directory = workspace.record().directory();
     let paths: Vec<_> = args.paths.iter().map(|path| inside(path, directory)).collect();

@@ -68,12 +68,7 @@ proptest! {
         base in prop::collection::vec(work(), 0..15),
         works in prop::collection::vec(work(), 0..25),
     ) {
-        let base: Vec<_> = base.into_iter().filter(|work| !matches!(work, Work::Link(..))).collect();
-        let copy = Copy::mounted(|dir| {
-            fill(dir);
-            do_all(dir, &base);
-        });
-        do_all(&copy.merged, &works);
+        let copy = worked_in(base, &works);
         let (to, layers) = (copy.dir.with_file_name("to"), copy.layers());
         export(&copy.after(), layers.last(), &to, &|| false).unwrap();
         assert_exported(&copy, &to);

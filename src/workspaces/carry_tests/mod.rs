@@ -226,6 +226,18 @@ fn fill(root: &Path) {
     }
 }
 
+/// A copy in which `works` was done, of an original in which `base` was done before. Hard links of the original's files
+/// break where one of them is written to. That is how overlay works, so the original gets none.
+fn worked_in(base: Vec<Work>, works: &[Work]) -> Copy {
+    let base: Vec<_> = base.into_iter().filter(|work| !matches!(work, Work::Link(..))).collect();
+    let copy = Copy::mounted(|dir| {
+        fill(dir);
+        do_all(dir, &base);
+    });
+    do_all(&copy.merged, works);
+    copy
+}
+
 fn do_all(root: &Path, all: &[Work]) {
     use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
     for work in all {
