@@ -72,6 +72,11 @@ pub fn find(
     Ok(found)
 }
 
+/// Whether a process is in a mount namespace still. One that is ending has left it.
+pub fn has_namespace(pid: u32) -> bool {
+    namespace_of(&pid.to_string()).is_ok()
+}
+
 /// Makes a detached mount of the file system that process `pid` has mounted at `target`, as that process sees the path.
 ///
 /// # Errors

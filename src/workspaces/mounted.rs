@@ -117,11 +117,22 @@ impl Workspace<'_> {
         }
     }
 
-    /// A detached clone of the mounted overlay, which shows the present files of the directory below.
-    pub(super) fn clone_live(&self, live: &MountElsewhere) -> Result<Detached, WorkspaceError> {
-        let clone = self.clone_of(live)?;
-        self.refresh(&clone.path())?;
-        Ok(clone)
+    /// A detached clone of the mounted overlay, which shows the present files of the directory below. `None` if it is not
+    /// mounted.
+    pub(super) fn clone_live(&self) -> Result<Option<Detached>, WorkspaceError> {
+        loop {
+            let found = self.live()?;
+            let Some(live) = found.any() else { return Ok(None) };
+            match self.clone_of(live) {
+                Ok(clone) => {
+                    self.refresh(&clone.path())?;
+                    return Ok(Some(clone));
+                }
+                // All of them have ended since they were found. Another process may have the overlay, or none.
+                Err(_) if !live.pids.iter().any(|pid| mount_namespaces::has_namespace(*pid)) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn clone_of(&self, live: &MountElsewhere) -> Result<Detached, WorkspaceError> {
@@ -147,8 +158,8 @@ impl Workspace<'_> {
     /// # Errors
     /// A layer or the directory cannot be opened, or the kernel refuses the mount.
     pub fn overlay(&mut self, extra: Option<Lower>) -> Result<Detached, WorkspaceError> {
-        if let Some(live) = self.live()?.any() {
-            return self.clone_live(live);
+        if let Some(live) = self.clone_live()? {
+            return Ok(live);
         }
         let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
         self.make_upper(&stack)?;

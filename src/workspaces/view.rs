@@ -107,9 +107,8 @@ impl Workspace<'_> {
     /// # Errors
     /// A layer or the directory cannot be opened.
     pub(super) fn present_view(&self) -> Result<(Detached, Lease), WorkspaceError> {
-        if let Some(live) = self.live()?.any() {
-            let lease = self.all.store.leases.take(&self.record.below)?;
-            return Ok((self.clone_live(live)?, lease));
+        if let Some(live) = self.clone_live()? {
+            return Ok((live, self.all.store.leases.take(&self.record.below)?));
         }
         let OpenStack { mut lowers, lease } =
             self.all.open_stack(&self.name, &self.record, &self.record.below)?;
