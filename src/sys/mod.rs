@@ -8,6 +8,7 @@
 //! - [`attributes`] copies owner, mode and extended attributes from one directory to another.
 //! - [`limits`] raises the limits of the process, [`memory`] reads its memory limit.
 //! - [`quota`] limits the content of a directory, [`du`] counts it, [`statfs`] reads the free space of a file system.
+//! - [`subvolumes`] finds those of btrfs.
 //! - [`tree`] makes file trees, [`tree_reader`] reads them, [`clone`] copies a tree that is being written to.
 //! - [`copy_up`] makes an overlay copy a file up, [`freezer`] stops the writers of a tree.
 //! - [`container`] starts a process in namespaces of its own.
@@ -43,6 +44,7 @@ pub mod mounts;
 pub mod private_mntns;
 pub mod quota;
 pub mod statfs;
+pub mod subvolumes;
 pub mod tree;
 pub mod tree_reader;
 

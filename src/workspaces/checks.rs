@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::error::WorkspaceError;
-use crate::sys::{fs_probe, mounts::Mount, statfs};
+use crate::sys::{fs_probe, mounts::Mount, statfs, subvolumes};
 
 /// Checks that the absolute path `dir`, without symlinks, can be the directory of a copy whose store is at `root`.
 ///
@@ -45,16 +45,63 @@ pub(super) fn directory(dir: &Path, root: &Path, table: &[Mount]) -> Result<(), 
         ));
     }
     if is_other_subvolume(dir, root, table)? {
-        let parent = dir.parent().unwrap_or(dir);
+        let way_out = match usable_root(dir, table) {
+            Some(root) => format!("--root {} works", root.display()),
+            None => "choose a store on another file system with --root, or make the copy over a directory of this \
+                     subvolume"
+                .to_owned(),
+        };
         return Err(refused(format!(
             "the store {} is in another subvolume of the same btrfs, so different files of the copy would have the same \
-             inode number, and `cp` and `tar` would mix them up; use a store in the subvolume of the directory, as with \
-             --root {}",
-            root.display(),
-            parent.join(".ovl").display()
+             inode number, and `cp` and `tar` would mix them up; {way_out}",
+            root.display()
         )));
     }
-    Ok(())
+    no_subvolume_below(dir)
+}
+
+/// Refuses a directory with btrfs subvolumes in it. Files of two subvolumes can have the same inode number. Overlay shows
+/// both with one device number, wherever the store is.
+pub(super) fn no_subvolume_below(dir: &Path) -> Result<(), WorkspaceError> {
+    if statfs::of(dir)?.kind() != Some("btrfs") {
+        return Ok(());
+    }
+    let Some(first) = subvolumes::below(dir)?.into_iter().next() else { return Ok(()) };
+    Err(WorkspaceError::Directory {
+        path: dir.to_owned(),
+        why: format!(
+            "the btrfs subvolume {} is in it, so different files of the copy would have the same inode number, and `cp` and \
+             `tar` would mix them up; make the copy over a directory without subvolumes, or make an ordinary directory of \
+             the subvolume",
+            first.display()
+        ),
+    })
+}
+
+/// What to write for a directory over which the kernel makes no overlay.
+pub(super) fn unmountable(dir: &Path, error: &WorkspaceError) -> String {
+    let kind = statfs::of(dir).ok().and_then(|space| space.kind());
+    match kind {
+        Some("overlay") => format!(
+            "it is on an overlay over another overlay, and Linux allows only two, one over the other ({error}); make the \
+             workspace over a directory of a disk, or copy this one there"
+        ),
+        _ => format!(
+            "its file system ({}) cannot be below an overlay ({error}); copy it to a disk with ext4, xfs or btrfs",
+            kind.unwrap_or("unknown")
+        ),
+    }
+}
+
+/// A place for a store that a copy of `dir` can use: beside it, or the default one.
+fn usable_root(dir: &Path, table: &[Mount]) -> Option<PathBuf> {
+    let is_usable = |parent: &&Path| {
+        let kind = statfs::of(parent).ok().and_then(|space| space.kind());
+        let holds_uppers = matches!(kind, Some("ext4" | "xfs" | "btrfs"));
+        holds_uppers && is_other_subvolume(dir, parent, table).is_ok_and(|other| !other)
+    };
+    let beside = dir.parent().filter(is_usable).map(|parent| parent.join(".ovl"));
+    beside.or_else(|| Some(Path::new("/var/lib")).filter(is_usable).map(|lib| lib.join("ovl")))
 }
 
 /// The mount points below `dir`. Their content is not in a copy: it shows what lies under them.

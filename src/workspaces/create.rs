@@ -52,7 +52,8 @@ impl Workspaces {
         checks::directory(&directory, self.root(), &table)?;
         let record = new_record(WorkspaceBase::Directory(directory.clone()), options);
         // The kernel refuses some file systems, and stacks that are too deep. Nothing is made then.
-        self.try_view(name, &record).map_err(|error| refused(error.to_string()))?;
+        self.try_view(name, &record)
+            .map_err(|error| refused(checks::unmountable(&directory, &error)))?;
         self.create(name, &record)?;
         let not_included = checks::mounts_below(&directory, &table);
         Ok(CreatedCopy { directory, not_included })

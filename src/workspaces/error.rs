@@ -169,6 +169,17 @@ pub enum WorkspaceError {
         /// The system's error.
         source: io::Error,
     },
+    /// The private overlay over a directory cannot be made.
+    #[error(
+        "cannot make an overlay over {}: {source}; Linux allows only two overlays, one over the other, so this fails in a \
+         workspace over a directory that is on an overlay itself", path.display()
+    )]
+    OverlayOver {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: Box<Self>,
+    },
     /// A file of `--pre-copy-up` cannot be copied up.
     #[error("cannot copy up {}: {source}", path.display())]
     CopyUp {

@@ -12,6 +12,7 @@ use std::{
 use globset::{Glob, GlobSetBuilder};
 
 use super::{
+    checks,
     error::{InUse, WorkspaceError},
     lock::Workspace,
     view::OpenStack,
@@ -160,6 +161,10 @@ impl Workspace<'_> {
     pub fn overlay(&mut self, extra: Option<Lower>) -> Result<Detached, WorkspaceError> {
         if let Some(live) = self.clone_live()? {
             return Ok(live);
+        }
+        if let Some(directory) = self.record.directory().filter(|path| path.is_dir()) {
+            // One can have been made since the copy was created.
+            checks::no_subvolume_below(directory)?;
         }
         let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
         self.make_upper(&stack)?;

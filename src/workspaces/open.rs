@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::error::WorkspaceError;
 use crate::{
     layers::{LayerStorage, Store, StoreLock, StoreSettings},
-    overlay::{Feature, KernelFeatures, root_usable},
+    overlay::{Feature, KernelFeatures, PreflightError, root_usable},
     sys::{
         durable::{self, at},
         host, limits,
         mounts::{LinuxMounts, Mounts},
+        statfs,
     },
 };
 
@@ -58,7 +59,8 @@ impl Workspaces {
         let features = features(&root, &lock.staging())?;
         let failed = root_usable(&root, &features, ignored_checks);
         if let Some(first) = failed.map_err(WorkspaceError::disk("look at", &root))?.first() {
-            return Err(WorkspaceError::Unusable { root, why: first.to_string() });
+            let kind = statfs::of(&root).ok().and_then(|space| space.kind());
+            return Err(WorkspaceError::Unusable { why: why_unusable(first, kind), root });
         }
         let mounts = features.mounts(&lock.lowers())?;
         let storage = match features.has(Feature::Erofs) {
@@ -82,6 +84,20 @@ impl Workspaces {
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+}
+
+/// What a failed check means to a user, with the type of the file system.
+fn why_unusable(failed: &PreflightError, kind: Option<&str>) -> String {
+    let kind = kind.unwrap_or("of an unknown type");
+    match failed.name {
+        "filesystem" => format!("its file system is {kind}, and {failed}"),
+        name => {
+            let PreflightError { why, fix, .. } = failed;
+            format!(
+                "its file system is {kind}, and the check `{name}` failed ({why}); it needs {fix}"
+            )
+        }
     }
 }
 

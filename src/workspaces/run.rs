@@ -280,7 +280,10 @@ impl Workspace<'_> {
         let top = lower.dir.clone();
         // Its lower is an overlay, which has no file handles for these.
         let options = Options { metacopy: false, redirect_dir: false, ..self.options() };
-        let mount = self.all.dropped(vec![lower], Some(&top), options, held)?;
+        let mount = self.all.dropped(vec![lower], Some(&top), options, held).map_err(|source| {
+            let (path, source) = (target.clone(), Box::new(source));
+            WorkspaceError::OverlayOver { path, source }
+        })?;
         Ok(Attach { mount, target })
     }
 }

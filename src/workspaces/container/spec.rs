@@ -100,5 +100,5 @@ impl Root {
 /// # Errors
 /// `NotFound`, `NotADirectory`.
 pub fn directory_in(tree: &Detached, path: &Path) -> io::Result<Detached> {
-    open_dir_in(tree.descriptor(), path)
+    open_dir_in(tree.descriptor(), if path.as_os_str().is_empty() { Path::new(".") } else { path })
 }
