@@ -20,15 +20,20 @@ use std::{
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
-    UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fremovexattr, fsetxattr, futimens,
-    linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, symlinkat,
-    unlinkat, utimensat,
+    UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fremovexattr, fsetxattr,
+    fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with,
+    statat, symlinkat, unlinkat, utimensat,
 };
 
 use super::{
-    attributes, durable, file_handle, openat2, proc_fd,
+    attributes, durable, file_handle,
+    mounts::Detached,
+    openat2, proc_fd,
     tree_reader::{Entry, FileHandle},
 };
+
+/// The attribute of file capabilities.
+const CAPABILITIES: &str = "security.capability";
 
 /// The metadata of a file.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +82,11 @@ impl Dir {
     /// Opens the directory at `path`, an absolute path without symlinks.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self(openat2::dir(path, openat2::READ)?))
+    }
+
+    /// The root of a tree.
+    pub fn root(tree: &Detached) -> io::Result<Self> {
+        Ok(Self(openat(tree.descriptor(), ".", openat2::READ, Mode::empty())?))
     }
 
     /// Opens the directory at the relative `path` below this one, without following symlinks. An empty path opens this
@@ -190,6 +200,30 @@ impl Dir {
     /// Like [`Dir::set_attributes`]; see [`replace_attributes`].
     pub fn replace_attributes(&self, attributes: &Attributes<'_>) -> io::Result<()> {
         replace_attributes_of(&self.0, attributes)
+    }
+
+    /// Changes the owner of an entry. Its set-id bits and file capabilities stay, which the kernel clears.
+    pub fn set_owner(&self, name: &[u8], (uid, gid): (u32, u32)) -> io::Result<()> {
+        let name = component(name)?;
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let found = statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Ok(chownat(&self.0, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?);
+        }
+        // By its descriptor, because another process may put a link in its place.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&self.0, name, flags, Mode::empty())?;
+        let mode = Mode::from_raw_mode(fstat(&file)?.st_mode & 0o7777);
+        let mut value = [0; 64];
+        let capabilities = fgetxattr(&file, CAPABILITIES, &mut value).ok();
+        fchown(&file, uid, gid)?;
+        fchmod(&file, mode)?;
+        match capabilities {
+            Some(length) => {
+                Ok(fsetxattr(&file, CAPABILITIES, &value[..length], XattrFlags::empty())?)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Sets the attributes, except for the mode, of a symbolic link or special file.

@@ -5,9 +5,12 @@
 //! ```
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs, io,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::MetadataExt as _,
+    },
     path::Path,
 };
 
@@ -18,10 +21,12 @@ use super::{
     changes::ChangesOptions,
     error::WorkspaceError,
     lock::Workspace,
+    paths::split,
 };
 use crate::sys::{
     clock::Time,
     durable::{self, at},
+    tree::Dir,
 };
 
 /// The name of the record.
@@ -96,8 +101,33 @@ impl Workspace<'_> {
                 },
             };
             self.put_applied(&record).map_err(WorkspaceError::from)?;
+            drop(trees);
+            self.take_owner(dir, &applied.other_owner)?;
         }
         Ok(applied)
+    }
+
+    /// Gives new files the owner that they have in the directory, so that they differ no more. After a kill before this,
+    /// the next apply does it.
+    fn take_owner(&mut self, dir: &Path, paths: &[Vec<u8>]) -> Result<(), WorkspaceError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let owner = fs::metadata(dir).map_err(WorkspaceError::disk("look at", dir))?;
+        let owner = (owner.uid(), owner.gid());
+        let merged = self.overlay(None)?;
+        let root = Dir::root(&merged)?;
+        for path in paths {
+            let Some((above, name)) = split(path) else { continue };
+            match root.below(above).and_then(|dir| dir.set_owner(name, owner)) {
+                // A command in the workspace has removed it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                done => {
+                    done.map_err(at("change the owner of", OsStr::from_bytes(path).as_ref()))?
+                }
+            }
+        }
+        Ok(())
     }
 
     fn applied(&self) -> io::Result<AppliedRecord> {
@@ -119,6 +149,6 @@ fn to_written((path, inode, ctime): (OsString, u64, Time)) -> Written {
 }
 
 fn from_written(written: &Written) -> (OsString, u64, Time) {
-    let path = std::ffi::OsStr::from_bytes(&written.path).to_owned();
+    let path = OsStr::from_bytes(&written.path).to_owned();
     (path, written.inode, written.ctime)
 }

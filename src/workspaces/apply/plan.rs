@@ -52,6 +52,7 @@ pub(super) struct Plan<'a> {
     pub(super) owner: (u32, u32),
     kept: Vec<Conflict>,
     left_out: Vec<Vec<u8>>,
+    other_owner: Vec<Vec<u8>>,
     in_place: bool,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Plan<'a> {
         let mut check =
             Check::new(root, input.layers, input.since, &own, earlier, options.git, &list);
         let mut refusals = Refusals { dir: input.dir.to_owned(), ..Refusals::default() };
-        let (mut items, mut kept) = (Vec::new(), Vec::new());
+        let (mut items, mut kept, mut other_owner) = (Vec::new(), Vec::new(), Vec::new());
         for &change in &list {
             let before = refusals.conflicts.len();
             let found = check.path(change, &mut refusals.conflicts)?;
@@ -90,6 +91,7 @@ impl<'a> Plan<'a> {
                 && check.is_applied(change, &found, owner).map_err(reading())?
             {
                 refusals.conflicts.truncate(before);
+                other_owner.push(change.path.clone());
                 continue;
             }
             match options.on_conflict {
@@ -117,12 +119,15 @@ impl<'a> Plan<'a> {
                     .extend(reason.map(|reason| Special { path: path.clone(), reason }));
             }
             let is_new = change.change == Change::Added || earlier.new.contains(&change.path);
+            if is_new && owner_of(after, &change.path)?.is_some_and(|of| of != owner) {
+                other_owner.push(change.path.clone());
+            }
             items.push(Item { change, found, is_new });
         }
         if !refusals.is_empty() {
             return Err(ApplyError::Refused(refusals));
         }
-        Ok(Self { items, owner, kept, left_out, in_place: options.in_place })
+        Ok(Self { items, owner, kept, left_out, other_owner, in_place: options.in_place })
     }
 
     /// What is carried.
@@ -134,8 +139,15 @@ impl<'a> Plan<'a> {
         let replaced = self.items.iter().filter(|item| item.change.change != Change::Removed);
         let lost_links = replaced.filter(is_lost).map(|item| item.path().to_vec()).collect();
         let (kept, left_out) = (self.kept.clone(), self.left_out.clone());
-        Applied { started, carried, kept, left_out, lost_links, written: Vec::new() }
+        let (other_owner, written) = (self.other_owner.clone(), Vec::new());
+        Applied { started, carried, kept, left_out, lost_links, other_owner, written }
     }
+}
+
+/// The owner of a path in the workspace.
+fn owner_of(after: &Entry, path: &[u8]) -> Result<Option<(u32, u32)>, ApplyError> {
+    let found = lookup(after, path).and_then(|entry| entry.as_ref().map(Found::of).transpose());
+    Ok(found.map_err(ApplyError::reading(path))?.map(|found| found.owner))
 }
 
 fn special_reason(

@@ -69,6 +69,8 @@ pub struct Applied {
     pub left_out: Vec<Vec<u8>>,
     /// Files that had several names and lost this one: the other names keep the former content.
     pub lost_links: Vec<Vec<u8>>,
+    /// Paths that are new in the directory and have its owner there, and another one in the workspace.
+    pub other_owner: Vec<Vec<u8>>,
     /// What was written, for the caller's record. An interrupted apply before this one is included.
     pub written: Vec<Written>,
 }

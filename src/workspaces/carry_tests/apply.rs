@@ -423,6 +423,7 @@ fn privileged_new_files_get_the_owner_of_the_directory_and_others_keep_that_of_t
     assert_eq!(found, [SpecialReason::Capabilities]);
     let special = ApplyOptions { special: true, ..PLAIN };
     let applied = run(&copy, since, special).unwrap();
+    assert_eq!(applied.other_owner, [&b"new"[..], b"new/f"]);
     let owner = |path: &str| {
         let metadata = fs::metadata(copy.dir.join(path)).unwrap();
         (metadata.uid(), metadata.gid())
@@ -433,9 +434,10 @@ fn privileged_new_files_get_the_owner_of_the_directory_and_others_keep_that_of_t
     );
     let caps = Command::new("getcap").arg(copy.dir.join("new/f")).output().unwrap();
     assert!(String::from_utf8_lossy(&caps.stdout).contains("cap_net_raw"), "{caps:?}");
-    // Until the workspace forgets them, the new files differ by their owner, which is not carried again.
+    // Until the workspace has given them this owner, the new files differ by it. It is not carried again.
     let again = run_with(&copy, applied.started, special, &applied.written, &|| false).unwrap();
     assert_eq!(again.carried, [b""; 0]);
+    assert_eq!(again.other_owner, applied.other_owner);
     assert_eq!(owner("new/f"), (1000, 1001));
 }
 
