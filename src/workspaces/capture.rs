@@ -32,6 +32,8 @@ impl Workspace<'_> {
     /// # Errors
     /// The copy needs more space than there is, or an entry cannot be copied.
     pub(super) fn capture(&self) -> Result<Captured, WorkspaceError> {
+        // What the mount shows of the directory below is the present state from here on.
+        drop(self.clone_live()?);
         let store = &self.all.store;
         let id = SnapshotId::unique("workspace")?;
         let reservation = Arc::new(store.disk.reserve_capture(NAMESPACE, 0)?);
