@@ -16,21 +16,28 @@ use crate::{cluster::engine, driver};
 
 /// Packages that the tests on real mounts call: tools that create and check the mounted file
 /// systems, and programs that depend on inodes, descriptors and access lists. iproute2 and tinyproxy are for the
-/// tests of proxies, busybox-static is the content of small trees.
+/// tests of proxies, busybox-static is the content of small trees, and builds go on in copies of directories.
 pub const FILE_SYSTEM_TOOLS: &[&str] = &[
     "acl",
     "attr",
     "borgbackup",
+    "btrfs-progs",
     "buildah",
     "busybox-static",
+    "cmake",
     "e2fsprogs",
     "erofs-utils",
+    "fuse-overlayfs",
     "git",
     "iproute2",
     "libarchive-tools",
+    "libcap2-bin",
+    "make",
     "ncdu",
+    "ninja-build",
     "podman",
     "postgresql",
+    "python3-venv",
     "restic",
     "rpm",
     "rsync",
