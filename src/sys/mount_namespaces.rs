@@ -16,7 +16,10 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::{
+    fs::{AtFlags, StatxFlags, statx},
+    mount::{OpenTreeFlags, open_tree},
+};
 
 use super::{
     durable::at,
@@ -116,6 +119,31 @@ pub fn users_of(path: &Path) -> Vec<u32> {
     };
     let pids = pids().unwrap_or_default();
     pids.into_iter().filter(|pid| *pid != process::id()).filter(uses).collect()
+}
+
+/// A process that has one of these mounts as its root or working directory, or has opened something through one. Without this
+/// process and those in `except`. `None` if there is none.
+pub fn user_of_mounts(mounts: &[u64], except: &[u32]) -> io::Result<Option<u32>> {
+    let mut pids = pids()?;
+    pids.retain(|pid| *pid != process::id() && !except.contains(pid));
+    Ok(pids.into_iter().find(|pid| uses_mounts(*pid, mounts)))
+}
+
+fn uses_mounts(pid: u32, mounts: &[u64]) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let is_in = |link: &str| {
+        // The file system itself, which may not respond, is not asked.
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let found = statx(rustix::fs::CWD, process.join(link), flags, StatxFlags::MNT_ID);
+        found.is_ok_and(|found| mounts.contains(&found.stx_mnt_id))
+    };
+    let opened = |file: fs::DirEntry| {
+        let text = fs::read_to_string(file.path()).unwrap_or_default();
+        let mount = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        mount.and_then(|id| id.trim().parse().ok()).is_some_and(|id| mounts.contains(&id))
+    };
+    let files = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
+    is_in("cwd") || is_in("root") || files.into_iter().any(opened)
 }
 
 /// The name of a process. `None` if it has ended.

@@ -234,7 +234,7 @@ impl fmt::Display for InUse {
 }
 
 /// Processes in a message, with their names.
-struct Processes<'a>(&'a [u32]);
+pub(super) struct Processes<'a>(pub(super) &'a [u32]);
 
 /// The most processes that a message names.
 const NAMED: usize = 5;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{error::WorkspaceError, open::Workspaces};
+use super::{error::WorkspaceError, freeze, open::Workspaces};
 use crate::{
     changeset::LayerFeatures,
     layers::{StateName, WorkspaceName, WorkspaceRecord},
@@ -33,7 +33,7 @@ pub struct Workspace<'w> {
 }
 
 impl Workspaces {
-    /// Locks a workspace. What a killed command has begun is completed.
+    /// Locks a workspace. What a killed command has begun is completed, and what it has frozen is thawed.
     ///
     /// # Errors
     /// There is no such workspace, another command has it ([`OnLocked::Fail`]), or its record cannot be read.
@@ -58,6 +58,7 @@ impl Workspaces {
             };
             // Otherwise it was renamed or removed meanwhile.
             if lock.is_at(&dir)? {
+                freeze::thaw_abandoned(&dir)?;
                 let record = self.store.workspaces.get(name)?.ok_or_else(unknown)?;
                 let (name, dir) = (name.clone(), dir);
                 let mut workspace = Workspace { all: self, name, record, dir, _lock: lock };

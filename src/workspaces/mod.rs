@@ -8,6 +8,7 @@
 //! <store>/workspaces/<name>/upper/           what was written since the last state; made by a mount
 //! <store>/workspaces/<name>/work/            overlay's work directory
 //! <store>/workspaces/<name>/sealing/         an upper that becomes a layer
+//! <store>/workspaces/<name>/frozen.json      the cgroups that a capture has frozen
 //! <store>/workspaces/<name>/merged/          where the workspace is mounted without a path
 //!
 //!                    snapshot: the upper becomes a layer
@@ -33,7 +34,8 @@
 //! | `lock` | one workspace, locked |
 //! | `mounted` | mounts, and where the workspace is mounted |
 //! | `states` | snapshot, rollback, clean, remove |
-//! | `capture` | a state of a mounted workspace |
+//! | `capture`, `copied` | a state of a mounted workspace |
+//! | `programs`, `freeze` | which programs can be frozen for that, and until when |
 //! | `view` | states as read-only trees |
 //! | `fork`, `list`, `gc` | the commands of these names |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
@@ -54,10 +56,12 @@ mod changes;
 mod checks;
 mod compared;
 pub mod container;
+mod copied;
 mod create;
 mod error;
 mod export;
 mod fork;
+mod freeze;
 mod gc;
 mod image_config;
 mod list;
@@ -69,6 +73,7 @@ mod name;
 mod open;
 mod patch;
 mod paths;
+mod programs;
 mod run;
 mod sources;
 mod states;
@@ -84,6 +89,7 @@ pub use apply::{
 };
 pub use changes::{Changes, ChangesOptions, Stat};
 pub use compared::{Before, Compared, ExportFailure};
+pub use copied::{Copied, Moment, NotFrozen};
 pub use create::{CreateOptions, CreatedCopy};
 pub use error::{InUse, WorkspaceError};
 pub use export::ExportError;

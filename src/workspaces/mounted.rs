@@ -80,6 +80,16 @@ impl Live {
         pids
     }
 
+    /// The processes in all namespaces that have it.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.0.iter().flat_map(|mount| &mount.pids).copied().collect()
+    }
+
+    /// The ids of its mounts in all namespaces.
+    pub(super) fn mount_ids(&self) -> Vec<u64> {
+        self.0.iter().map(|mount| mount.mount.id).collect()
+    }
+
     /// Whether the overlay is mounted nowhere.
     pub fn is_none(&self) -> bool {
         self.0.is_empty()

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::error::WorkspaceError;
+use super::{copied::Copied, error::WorkspaceError};
 use crate::{
     layers::{LayerStorage, Store, StoreLock, StoreSettings},
     overlay::{Feature, KernelFeatures, PreflightError, root_usable},
@@ -32,6 +32,8 @@ pub struct Workspaces {
     pub(super) mounts: Arc<dyn Mounts>,
     pub(super) features: KernelFeatures,
     pub(super) store: Arc<Store>,
+    /// Gets how each state of a mounted workspace was copied.
+    pub(super) on_copied: fn(&Copied),
 }
 
 /// The features that were found, and when that is true.
@@ -73,7 +75,13 @@ impl Workspaces {
             .staging
             .remove_abandoned()
             .map_err(WorkspaceError::disk("empty staging of", &root))?;
-        Ok(Self { store, mounts, features })
+        Ok(Self { store, mounts, features, on_copied: |_| {} })
+    }
+
+    /// Calls `report` with how each state of a mounted workspace was copied.
+    #[must_use]
+    pub fn on_copied(self, report: fn(&Copied)) -> Self {
+        Self { on_copied: report, ..self }
     }
 
     /// The directory of the store.

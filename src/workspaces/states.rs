@@ -15,6 +15,7 @@ use std::io;
 use jiff::Timestamp;
 
 use super::{
+    copied::Copied,
     error::WorkspaceError,
     lock::{OnLocked, Workspace},
     mounted::Live,
@@ -27,16 +28,12 @@ use crate::{
 };
 
 /// How a snapshot was taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
     /// The workspace was not mounted, so nothing was copied.
     Unmounted,
-    /// The upper of the mounted workspace was copied while programs could write to it. The number of files that mix old and
-    /// new bytes.
-    Live {
-        /// Files that changed during each attempt to copy them.
-        torn: u64,
-    },
+    /// The upper of the mounted workspace was copied.
+    Mounted(Copied),
 }
 
 impl WorkspaceRecord {
@@ -93,7 +90,7 @@ impl Workspace<'_> {
         self.record.current.clone_from(&layers);
         self.record.name_state(name.clone(), layers);
         self.save()?;
-        Ok(Taken::Live { torn: captured.torn })
+        Ok(Taken::Mounted(captured.copied))
     }
 
     fn snapshot_unmounted(&mut self, name: &StateName) -> Result<Taken, WorkspaceError> {

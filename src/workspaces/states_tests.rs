@@ -5,7 +5,7 @@ use std::fs;
 
 use super::*;
 use crate::workspaces::{
-    CreateOptions, OnLocked,
+    CreateOptions, Moment, NotFrozen, OnLocked,
     testing::{Files, Machine, state, workspace},
 };
 
@@ -150,7 +150,9 @@ fn privileged_a_mounted_workspace_refuses_what_would_change_it_and_takes_a_snaps
             "{error}"
         );
     }
-    assert_eq!(one.snapshot(&state("s")).unwrap(), Taken::Live { torn: 0 });
+    let taken = one.snapshot(&state("s")).unwrap();
+    let moment = Moment::Live(NotFrozen::Mounted(at.clone()));
+    assert_eq!(taken, Taken::Mounted(Copied { moment, torn: 0 }));
     fs::write(at.join("c"), "2").unwrap();
     one.remove(&state("postinit")).unwrap();
     assert_eq!(one.files(), with("c", "2"));

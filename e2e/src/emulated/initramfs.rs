@@ -78,6 +78,7 @@ fn script(commands: &str) -> String {
 export PATH=/usr/bin:/bin TMPDIR=/mnt/ext4/tmp OVL_EXT4=/mnt/ext4 OVL_XFS=/mnt/xfs
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t devtmpfs dev /dev
 mount -t tmpfs -o mode=1777 tmp /tmp
 ip link set lo up

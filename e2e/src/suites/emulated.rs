@@ -1,6 +1,6 @@
 //! Tests on real mounts on the oldest supported kernel, and on one between it and this machine's: all
-//! `emulated_*`, the privileged ones of `volumes` and of the states of `workspaces`, and those of the mount APIs that the kernel has
-//! (`KERNELS`).
+//! `emulated_*`, the privileged ones of `volumes` and of the states and programs of `workspaces`, and those of the
+//! mount APIs that the kernel has (`KERNELS`).
 //!
 //! Deliberately absent: the newest kernel, which this machine runs.
 
@@ -27,7 +27,7 @@ pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
         let ways: Vec<_> = ways.iter().map(|way| format!("privileged_{way}::")).collect();
         let commands = format!(
             "/program --test-threads 2 --ignored emulated_ volumes::privileged workspaces::states \
-             workspaces::model {}",
+             workspaces::model workspaces::programs {}",
             ways.join(" ")
         );
         let job = Job { program: &program, files: &[], commands: &commands };

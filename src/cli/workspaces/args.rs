@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
+use super::output::say_copied;
 use crate::{
     cli::{
         failure::Failure,
@@ -44,7 +45,8 @@ pub(in crate::cli) struct StoreArgs {
 
 impl StoreArgs {
     pub(super) fn open(&self) -> Result<Workspaces, Failure> {
-        Ok(Workspaces::open(&self.root, &self.ignored_checks)?)
+        let all = Workspaces::open(&self.root, &self.ignored_checks)?;
+        Ok(all.on_copied(say_copied))
     }
 
     pub(super) fn on_locked(&self) -> OnLocked {
@@ -108,8 +110,8 @@ pub(in crate::cli) struct UmountArgs {
 /// Give the present state of a workspace a name
 #[derive(Debug, Args)]
 #[command(
-    after_help = "An unmounted workspace is not copied, however large it is. Of a mounted one, the changes since the
-last snapshot are copied, while programs can write.
+    after_help = "An unmounted workspace is not copied, however large it is. Of one in use, the
+changes since the last snapshot are copied. The programs that `ovl run` started are frozen for the end of the copy.
 
 Examples:
   ovl snapshot box clean-build

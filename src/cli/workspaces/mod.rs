@@ -19,10 +19,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Subcommand;
 
 use super::failure::Failure;
-use crate::{
-    layers::WorkspaceName,
-    workspaces::{Taken, WorkspaceError},
-};
+use crate::{layers::WorkspaceName, workspaces::WorkspaceError};
 use args::{
     CleanArgs, ForkArgs, GcArgs, MountArgs, RemoveArgs, RenameArgs, RollbackArgs, ScrubArgs,
     SnapshotArgs, UmountArgs,
@@ -121,19 +118,7 @@ fn umount(args: &UmountArgs) -> Result<(), Failure> {
 
 fn snapshot(args: &SnapshotArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
-    let taken = all.lock(&args.name, args.store.on_locked())?.snapshot(&args.snapshot)?;
-    match taken {
-        Taken::Unmounted => {}
-        Taken::Live { torn: 0 } => {
-            say(
-                "note: the workspace is mounted, so its changes were copied while programs could write",
-            );
-        }
-        Taken::Live { torn } => say(&format!(
-            "warning: {torn} files changed during each attempt to copy them, so they mix old and new bytes; take the \
-             snapshot again when nothing writes to them"
-        )),
-    }
+    all.lock(&args.name, args.store.on_locked())?.snapshot(&args.snapshot)?;
     Ok(())
 }
 

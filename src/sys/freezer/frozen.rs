@@ -79,6 +79,11 @@ impl Frozen {
         Ok(Self { shared, started, until })
     }
 
+    /// The cgroups that are thawed in the end. Others had been frozen by another program.
+    pub fn ours(&self) -> &[Group] {
+        &self.shared.ours
+    }
+
     /// Freezes the processes, and waits until they are frozen.
     ///
     /// # Errors

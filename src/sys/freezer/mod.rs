@@ -12,15 +12,17 @@
 //! systemd     …/…-pod<uid, with _ for ->.slice
 //! ```
 //!
-//! A process outside of a cluster puts the processes that it starts in an [`OwnGroup`].
+//! A process outside of a cluster puts the processes that it starts in an [`OwnGroup`]. [`OwnGroups`] finds it again.
 //!
 //! Frozen processes are thawed even if the caller fails: by [`Frozen`] when it is dropped, and by a
-//! separate thread at the deadline. After a kill of this process they are thawed by the caller that
-//! stored the [`Group`]s on disk. Deliberately absent: `FIFREEZE`, which blocks all programs on a
+//! separate thread at the deadline. After a kill of this process they are thawed by a [`ThawProcess`], if the caller
+//! started one, or by the caller that stored the [`Group`]s on disk. Deliberately absent: `FIFREEZE`, which blocks all programs on a
 //! file system and outlives the process.
 
 mod frozen;
 mod own;
+mod own_groups;
+mod thaw_process;
 
 use std::{
     collections::VecDeque,
@@ -37,6 +39,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::frozen::{FreezeResult, Frozen};
 pub use self::own::OwnGroup;
+pub use self::own_groups::OwnGroups;
+pub use self::thaw_process::ThawProcess;
 use super::durable::at;
 
 /// The deepest level at which a pod's cgroup is searched. A kubelet in a container of a container
@@ -230,22 +234,36 @@ impl Group {
                 Ok(self.read("cgroup.events")?.lines().any(|line| line == "populated 1"))
             }
             Version::V1 => {
-                let mut next = vec![Self { path: self.path.clone(), version: self.version }];
+                let mut next = vec![self.clone()];
                 while let Some(group) = next.pop() {
                     if !group.read("cgroup.procs")?.is_empty() {
                         return Ok(true);
                     }
-                    // A cgroup that is removed while it is listed has no processes.
-                    let entries = fs::read_dir(&group.path).into_iter().flatten().flatten();
-                    let dirs =
-                        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-                    next.extend(
-                        dirs.map(|entry| Self { path: entry.path(), version: self.version }),
-                    );
+                    next.extend(group.children());
                 }
                 Ok(false)
             }
         }
+    }
+
+    /// The processes in it and below it, in ascending order.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        let (mut pids, mut next) = (Vec::new(), vec![self.clone()]);
+        while let Some(group) = next.pop() {
+            let text = group.read("cgroup.procs")?;
+            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            next.extend(group.children());
+        }
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
+    /// The cgroups directly below it. A cgroup that is removed while it is listed has no processes.
+    fn children(&self) -> impl Iterator<Item = Self> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let version = self.version;
+        dirs.map(move |entry| Self { path: entry.path(), version })
     }
 
     /// Thaws all processes in it, and retries until the kernel accepts it. A removed cgroup has no
@@ -253,16 +271,21 @@ impl Group {
     pub fn thaw(&self) -> io::Result<()> {
         let mut tries = 0;
         loop {
-            let (file, value) = match self.version {
-                Version::V1 => ("freezer.state", "THAWED"),
-                Version::V2 => ("cgroup.freeze", "0"),
-            };
+            let (file, value) = self.thaw_request();
             match self.write(file, value) {
                 Err(e) if tries == 20 => return Err(e),
                 Err(_) => thread::sleep(Duration::from_millis(10)),
                 Ok(_) => return Ok(()),
             }
             tries += 1;
+        }
+    }
+
+    /// The file that thaws it, and what is written to it.
+    fn thaw_request(&self) -> (&'static str, &'static str) {
+        match self.version {
+            Version::V1 => ("freezer.state", "THAWED"),
+            Version::V2 => ("cgroup.freeze", "0"),
         }
     }
 

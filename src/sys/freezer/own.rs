@@ -52,6 +52,17 @@ impl OwnGroup {
         Err(error)
     }
 
+    /// Makes one in each hierarchy.
+    #[cfg(test)]
+    pub fn make_each(name: &str) -> Vec<Self> {
+        let table = LinuxMounts.table().unwrap();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let places = parents(&table, &own);
+        assert!(!places.is_empty());
+        let make = |(parent, version): (PathBuf, _)| Self::make_below(&parent, version, name);
+        places.into_iter().map(make).collect::<io::Result<_>>().unwrap()
+    }
+
     fn make_below(parent: &Path, version: Version, name: &str) -> io::Result<Self> {
         remove_of_ended_processes(parent);
         let path = parent.join(format!("{PREFIX}{name}-{}", process::id()));
@@ -98,60 +109,81 @@ impl Drop for OwnGroup {
 
 /// The places where this process can make cgroups that can be frozen: its own cgroup in each hierarchy, v2 first.
 ///
-/// `own` is `/proc/self/cgroup` (cgroups(7)): `ID:CONTROLLERS:PATH`, for v2 `0::PATH`.
+/// `own` is `/proc/self/cgroup`.
 fn parents(table: &[Mount], own: &str) -> Vec<(PathBuf, Version)> {
-    let lines: Vec<_> = own
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            fields.next().zip(fields.next())
+    let found = hierarchies(table).filter_map(|(mount, version)| {
+        path_in(own, version).map(|path| (below(mount, path), version))
+    });
+    found.collect()
+}
+
+/// The hierarchies whose cgroups can be frozen, v2 first.
+pub(super) fn hierarchies(table: &[Mount]) -> impl Iterator<Item = (&Mount, Version)> {
+    [("cgroup2", None, Version::V2), ("cgroup", Some("freezer"), Version::V1)]
+        .into_iter()
+        .filter_map(|(fs_type, controller, version)| {
+            let has_controller = |mount: &&Mount| {
+                controller.is_none_or(|name| mount.super_options.iter().any(|(key, _)| key == name))
+            };
+            let mount =
+                table.iter().filter(|mount| mount.fs_type == fs_type).find(has_controller)?;
+            Some((mount, version))
         })
-        .collect();
-    let path_of = |wanted: &str| {
-        let mut lines = lines.iter();
-        lines.find(|(names, _)| names.split(',').any(|name| name == wanted)).map(|(_, path)| *path)
+}
+
+/// The path of a process's cgroup in the hierarchy of this version.
+///
+/// `text` is `/proc/<pid>/cgroup` (cgroups(7)): `ID:CONTROLLERS:PATH`, for v2 `0::PATH`.
+pub(super) fn path_in(text: &str, version: Version) -> Option<&Path> {
+    let controller = match version {
+        Version::V1 => "freezer",
+        Version::V2 => "",
     };
-    let mut parents = Vec::new();
-    for (fs_type, controller, version) in
-        [("cgroup2", "", Version::V2), ("cgroup", "freezer", Version::V1)]
-    {
-        let has_controller = |mount: &&Mount| {
-            controller.is_empty() || mount.super_options.iter().any(|(key, _)| key == controller)
-        };
-        let mount = table.iter().filter(|mount| mount.fs_type == fs_type).find(has_controller);
-        if let (Some(mount), Some(path)) = (mount, path_of(controller)) {
-            parents.push((below(mount, Path::new(path)), version));
-        }
-    }
-    parents
+    text.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (names, path) = rest.split_once(':')?;
+        names.split(',').any(|name| name == controller).then(|| Path::new(path))
+    })
 }
 
 /// The directory of the cgroup `path`. A mount may show only a part of the hierarchy. The cgroup of this process may be
 /// outside of that part, and outside of its cgroup namespace (`/..`): then it is the root of the mount.
 fn below(mount: &Mount, path: &Path) -> PathBuf {
-    match path.strip_prefix(&mount.root) {
-        Ok(inner) if !inner.components().any(|part| part.as_os_str() == "..") => {
-            mount.target.components().chain(inner.components()).collect()
-        }
-        _ => mount.target.clone(),
-    }
+    visible(mount, path).unwrap_or_else(|| mount.target.clone())
+}
+
+/// The directory of the cgroup `path`, if the mount shows it.
+pub(super) fn visible(mount: &Mount, path: &Path) -> Option<PathBuf> {
+    let inner = path.strip_prefix(&mount.root).ok()?;
+    let is_inside = !inner.components().any(|part| part.as_os_str() == "..");
+    is_inside.then(|| mount.target.components().chain(inner.components()).collect())
 }
 
 /// Removes the cgroups of processes that do not exist any more. The kernel refuses it for one with processes.
 fn remove_of_ended_processes(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let of_ended = process_of(&entry.file_name())
-            .is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+        let of_ended = maker_of(&entry.file_name())
+            .is_some_and(|(_, pid)| !Path::new("/proc").join(pid.to_string()).exists());
         if of_ended {
-            let _ = fs::remove_dir(entry.path());
+            remove_with_below(&entry.path());
         }
     }
 }
 
-/// The id of the process that made the cgroup with this name.
-fn process_of(name: &OsStr) -> Option<u32> {
-    let (_, pid) = name.to_str()?.strip_prefix(PREFIX)?.rsplit_once('-')?;
-    pid.parse().ok()
+/// A command in a cgroup may have made others below it, and was killed with it.
+fn remove_with_below(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_with_below(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
+}
+
+/// The name that an [`OwnGroup`] with this file name was made with, and the id of the process that made it.
+pub(super) fn maker_of(file_name: &OsStr) -> Option<(&str, u32)> {
+    let (name, pid) = file_name.to_str()?.strip_prefix(PREFIX)?.rsplit_once('-')?;
+    Some((name, pid.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -191,6 +223,7 @@ mod tests {
         let own = dir.dir(&format!("ovl-a-b-{}", process::id()));
         let others = ["ovl-a-x", "ovl-4194305", "other-a-4194305"].map(|name| dir.dir(name));
         let ended = dir.dir("ovl-a-4194305");
+        dir.dir("ovl-a-4194305/ovl-b-4194306");
         remove_of_ended_processes(dir.path());
         assert!(!ended.exists() && own.exists());
         assert!(others.iter().all(|other| other.exists()));
@@ -199,12 +232,7 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn privileged_processes_of_an_own_cgroup_can_be_frozen_in_each_hierarchy() {
-        let table = LinuxMounts.table().unwrap();
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let parents = parents(&table, &own);
-        assert!(!parents.is_empty());
-        for (parent, version) in parents {
-            let group = OwnGroup::make_below(&parent, version, "test").unwrap();
+        for group in OwnGroup::make_each("test") {
             let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
             group.add(child.id().cast_signed()).unwrap();
             assert!(group.group().is_populated().unwrap());
