@@ -1,4 +1,5 @@
-//! An OCI image layout: `index.json` and `blobs/<algorithm>/<hex>` (OCI image-spec, image-layout.md).
+//! An OCI image layout: `index.json` and `blobs/<algorithm>/<hex>` (OCI image-spec, image-layout.md). It is a directory, or a
+//! tar of one, whose blobs are read in place.
 
 use std::{fs::File, path::Path, sync::Arc};
 
@@ -6,12 +7,16 @@ use super::{
     Reference,
     config::{self, CONFIG_MAX},
     error::Problem,
-    local_files::{Cause, Files, LocalImage, Section},
+    local_files::{Cause, Files, Layout, LocalImage, Section},
     manifest::{self, Descriptor, Entry, Manifest},
     platform::HostPlatform,
     resolve::check_content,
 };
-use crate::{changeset::Member, digest::Digest, media_type::OCI_INDEX};
+use crate::{
+    changeset::{self, Member},
+    digest::Digest,
+    media_type::OCI_INDEX,
+};
 
 /// The annotation with the name of an image: usually a tag, sometimes a full name.
 const NAME: &str = "org.opencontainers.image.ref.name";
@@ -20,8 +25,21 @@ const FULL_NAME: &str = "io.containerd.image.name";
 /// How deep indexes may be nested.
 const DEPTH: usize = 3;
 
-pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Cause> {
-    let index = section(&dir.join("index.json"))?.read_all("index", manifest::MANIFEST_MAX)?;
+/// Opens an image of the layout in a directory.
+pub(super) fn open_dir(dir: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Cause> {
+    open(Layout::Dir(dir.to_owned()), tag)
+}
+
+/// Opens an image of the layout in a tar.
+pub(super) fn open_archive(path: &Path, tag: Option<&str>) -> Result<(LocalImage, Files), Cause> {
+    let disk = |error| Cause::Disk(path.display().to_string(), error);
+    let file = Arc::new(File::open(path).map_err(disk)?);
+    let members = changeset::members(&file).map_err(disk)?;
+    open(Layout::Archive(file, members), tag)
+}
+
+fn open(layout: Layout, tag: Option<&str>) -> Result<(LocalImage, Files), Cause> {
+    let index = layout.section("index.json")?.read_all("index", manifest::MANIFEST_MAX)?;
     let Manifest::Index(entries) = manifest::parse(&index, OCI_INDEX)? else {
         return Err(Cause::NoSingleMatch(Vec::new()));
     };
@@ -30,22 +48,22 @@ pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<(LocalImage, Files),
         if !descriptor.is_index() {
             break;
         }
-        let index = document(dir, "index", &descriptor, manifest::MANIFEST_MAX)?;
+        let index = layout.document("index", &descriptor, manifest::MANIFEST_MAX)?;
         if let Manifest::Index(entries) = manifest::parse(&index, &descriptor.media_type)? {
             descriptor = ours(&entries)?;
         }
     }
-    let bytes = document(dir, "manifest", &descriptor, manifest::MANIFEST_MAX)?;
+    let bytes = layout.document("manifest", &descriptor, manifest::MANIFEST_MAX)?;
     let Manifest::Image { config, layers } = manifest::parse(&bytes, &descriptor.media_type)?
     else {
         let why = "the indexes of the image are nested too deeply";
         return Err(Problem::Unsupported(why).into());
     };
     manifest::check(&config, &layers)?;
-    let config = config::read(&document(dir, "config", &config, CONFIG_MAX)?)?;
+    let config = config::read(&layout.document("config", &config, CONFIG_MAX)?)?;
     let layers = manifest::layers(&layers, config.diff_ids)?;
     let image = LocalImage { names, digest: descriptor.digest, config: config.kept, layers };
-    Ok((image, Files::Layout(dir.to_owned())))
+    Ok((image, Files::Layout(layout)))
 }
 
 /// The entry for this host; without one, the first entry without a platform.
@@ -82,24 +100,40 @@ fn chosen(entries: &[Entry], tag: Option<&str>) -> Result<(Descriptor, Vec<Refer
     Ok((descriptor, names))
 }
 
-pub(super) fn blob(dir: &Path, digest: &Digest) -> Result<Section, Cause> {
-    section(&dir.join("blobs").join(digest.algorithm()).join(digest.hex()))
-}
+impl Layout {
+    /// The content of a blob, which is not checked.
+    pub(super) fn blob(&self, digest: &Digest) -> Result<Section, Cause> {
+        self.section(&format!("blobs/{}/{}", digest.algorithm(), digest.hex()))
+    }
 
-fn document(
-    dir: &Path,
-    what: &'static str,
-    descriptor: &Descriptor,
-    limit: u64,
-) -> Result<Vec<u8>, Cause> {
-    let bytes = blob(dir, &descriptor.digest)?.read_all(what, limit)?;
-    check_content(what, &bytes, descriptor)?;
-    Ok(bytes)
-}
+    fn document(
+        &self,
+        what: &'static str,
+        descriptor: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, Cause> {
+        let bytes = self.blob(&descriptor.digest)?.read_all(what, limit)?;
+        check_content(what, &bytes, descriptor)?;
+        Ok(bytes)
+    }
 
-fn section(path: &Path) -> Result<Section, Cause> {
-    let disk = |error| Cause::Disk(path.display().to_string(), error);
-    let file = File::open(path).map_err(disk)?;
-    let size = file.metadata().map_err(disk)?.len();
-    Ok(Section::new(Arc::new(file), Member { offset: 0, size }))
+    /// The file with this name in the layout.
+    fn section(&self, name: &str) -> Result<Section, Cause> {
+        match self {
+            Self::Dir(dir) => {
+                let path = dir.join(name);
+                let disk = |error| Cause::Disk(path.display().to_string(), error);
+                let file = File::open(&path).map_err(disk)?;
+                let size = file.metadata().map_err(disk)?.len();
+                Ok(Section::new(Arc::new(file), Member { offset: 0, size }))
+            }
+            Self::Archive(file, members) => match members.get(name) {
+                Some(member) => Ok(Section::new(Arc::clone(file), *member)),
+                None => {
+                    let why = format!("it has no file {name}");
+                    Err(Problem::Malformed { what: "archive", why }.into())
+                }
+            },
+        }
+    }
 }

@@ -1,6 +1,6 @@
-//! Images in local files: an OCI layout directory, or an archive of `docker save`.
+//! Images in local files: an OCI layout, as a directory or a tar, or an archive of `docker save`.
 //!
-//! No command uses it yet. It is for the command line, and for nodes that get their images offline. Deliberately
+//! It is for the command line, and for nodes that get their images offline. Deliberately
 //! absent: a path from a pod's [`Reference`](crate::reference::Reference) to this module. [`Local`] is only made from
 //! text that an administrator writes. All functions block.
 
@@ -27,7 +27,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Opens `oci:/path[:tag]` or `docker-archive:/path[:name]`. The tag or name may be omitted if there is only one
+    /// Opens `oci:/path[:tag]`, `oci-archive:/path[:tag]` or `docker-archive:/path[:name]`. The tag or name may be omitted if there is only one
     /// image.
     ///
     /// # Errors
@@ -41,7 +41,8 @@ impl Local {
             return Err(at(Cause::Format));
         }
         let (image, files) = match kind {
-            "oci" => layout::open(Path::new(path), name),
+            "oci" => layout::open_dir(Path::new(path), name),
+            "oci-archive" => layout::open_archive(Path::new(path), name),
             "docker-archive" => docker::open(Path::new(path), name),
             _ => Err(Cause::Format),
         }
@@ -60,7 +61,7 @@ impl Local {
     /// The file does not exist or cannot be read.
     pub fn blob(&self, layer: &LayerBlob) -> Result<LocalBlob, LocalError> {
         let section = match &self.files {
-            Files::Layout(dir) => layout::blob(dir, layer.digest.digest()),
+            Files::Layout(layout) => layout.blob(layer.digest.digest()),
             Files::Archive(file, places) => match places.get(&layer.digest) {
                 Some(place) => Ok(Section::new(Arc::clone(file), *place)),
                 None => Err(Cause::Content(Problem::NotFound { what: "layer" })),

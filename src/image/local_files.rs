@@ -32,10 +32,18 @@ pub struct LocalImage {
 /// Where the blobs of a local image are.
 #[derive(Debug)]
 pub(super) enum Files {
-    /// The directory of an OCI layout.
-    Layout(PathBuf),
+    /// An OCI layout.
+    Layout(Layout),
     /// An archive file, and the position of each blob in it.
     Archive(Arc<File>, HashMap<BlobDigest, Member>),
+}
+
+/// Where the files of a layout are.
+#[derive(Debug)]
+pub(super) enum Layout {
+    Dir(PathBuf),
+    /// A tar, and its members by name.
+    Archive(Arc<File>, HashMap<String, Member>),
 }
 
 /// A section of a file. Reads do not move the file position, so layers of one archive can be read at the same time.
@@ -83,7 +91,7 @@ pub struct LocalError {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Cause {
     #[error(
-        "write oci:/path[:tag] or docker-archive:/path[:name]; the path must not contain a colon"
+        "write oci:/path[:tag], oci-archive:/path[:tag] or docker-archive:/path[:name]; the path must not contain a colon"
     )]
     Format,
     #[error("cannot read {0}: {1}")]

@@ -72,6 +72,120 @@ fn read(local: &Local) -> Vec<Vec<u8>> {
     local.image().layers.iter().map(read).collect()
 }
 
+/// Packs a layout into a tar, with names as `tar -C DIR .` or as skopeo writes them, without the files in `without`.
+fn packed(dir: &Path, prefix: &str, without: &[String]) -> tempfile::NamedTempFile {
+    let mut names = vec!["index.json".to_owned()];
+    for blob in fs::read_dir(dir.join("blobs/sha256")).unwrap() {
+        names.push(format!("blobs/sha256/{}", blob.unwrap().file_name().to_str().unwrap()));
+    }
+    names.retain(|name| !without.contains(name));
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (format!("{prefix}{name}"), fs::read(dir.join(name)).unwrap()))
+        .collect();
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    archive(&files)
+}
+
+#[test]
+fn an_archive_of_a_layout_has_the_images_of_the_layout() {
+    let two = layout(|entry| vec![named(entry.clone(), "1"), named(entry, "r.io/a:2")]);
+    for prefix in ["", "./"] {
+        let tar = packed(two.path(), prefix, &[]);
+        for tag in [":1", ":r.io/a:2"] {
+            let directory = open("oci", two.path(), tag).unwrap();
+            let archive = open("oci-archive", tar.path(), tag).unwrap();
+            assert_eq!(archive.image(), directory.image());
+            assert_eq!(read(&archive), read(&directory));
+        }
+        for tag in ["", ":3"] {
+            let error = open("oci-archive", tar.path(), tag).unwrap_err();
+            assert_eq!(error.class(), Class::NotFound);
+            let text = error.to_string();
+            assert!(text.contains("append a colon and one of these names: 1, r.io/a:2"), "{text}");
+        }
+    }
+    let one = layout(|entry| vec![entry]);
+    let tar = packed(one.path(), "", &[]);
+    let expected = open("oci", one.path(), "").unwrap();
+    assert_eq!(open("oci-archive", tar.path(), "").unwrap().image(), expected.image());
+}
+
+#[test]
+fn the_contents_of_an_archive_of_a_layout_are_verified() {
+    let dir = layout(|entry| vec![entry]);
+    let whole = packed(dir.path(), "", &[]);
+    let local = open("oci-archive", whole.path(), "").unwrap();
+    let bottom = local.image().layers[0].clone();
+    let name = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+    let last_read = |local: &Local| {
+        local.blob(&bottom).unwrap().read_to_end(&mut Vec::new()).unwrap_err().to_string()
+    };
+    // A blob, the manifest and the index are missing.
+    let without = packed(dir.path(), "", &[name(bottom.digest.digest())]);
+    let without = open("oci-archive", without.path(), "").unwrap();
+    let error = without.blob(&bottom).unwrap_err();
+    assert_eq!(error.class(), Class::Corrupt);
+    assert!(error.to_string().contains("it has no file blobs/sha256/"), "{error}");
+    for missing in [name(&local.image().digest), "index.json".to_owned()] {
+        let tar = packed(dir.path(), "", std::slice::from_ref(&missing));
+        let error = open("oci-archive", tar.path(), "").unwrap_err();
+        assert!(error.to_string().contains(&format!("it has no file {missing}")), "{error}");
+    }
+    // The file ends in the middle of the layer. The blobs have no order, so it comes last here.
+    let rest = packed(dir.path(), "", &[name(bottom.digest.digest())]);
+    let mut bytes = fs::read(rest.path()).unwrap();
+    bytes.truncate(bytes.len() - 1024);
+    let blob = fs::read(dir.path().join(name(bottom.digest.digest()))).unwrap();
+    let layer = crate::changeset::archive_of(&[(&name(bottom.digest.digest()), &blob)]);
+    bytes.extend_from_slice(&layer[..512 + blob.len() / 2]);
+    fs::write(rest.path(), &bytes).unwrap();
+    let error = match open("oci-archive", rest.path(), "") {
+        Ok(local) => last_read(&local),
+        Err(error) => error.to_string(),
+    };
+    assert!(error.contains("bytes instead of") || error.contains("cannot read"), "{error}");
+    // A wrong layer, and a wrong manifest.
+    let path = dir.path().join(name(bottom.digest.digest()));
+    let mut flipped = fs::read(&path).unwrap();
+    flipped[20] ^= 1;
+    fs::write(&path, flipped).unwrap();
+    let wrong = packed(dir.path(), "", &[]);
+    let error = last_read(&open("oci-archive", wrong.path(), "").unwrap());
+    assert!(error.contains("does not match its digest"), "{error}");
+    fs::write(dir.path().join(name(&local.image().digest)), "{}").unwrap();
+    let wrong = packed(dir.path(), "", &[]);
+    assert_eq!(open("oci-archive", wrong.path(), "").unwrap_err().class(), Class::Corrupt);
+    // No tar at all, and no file.
+    fs::write(wrong.path(), "no tar".repeat(1000)).unwrap();
+    open("oci-archive", wrong.path(), "").unwrap_err();
+    let error = open("oci-archive", &dir.path().join("absent"), "").unwrap_err();
+    assert_eq!(error.class(), Class::NotFound, "{error}");
+}
+
+#[test]
+#[ignore = "needs skopeo"]
+fn privileged_an_archive_that_skopeo_writes_is_read() {
+    let dir = layout(|entry| vec![named(entry, "1")]);
+    fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    let tar = dir.path().join("image.tar");
+    for name in ["2", "r.io/a:2"] {
+        let to = format!("oci-archive:{}:{name}", tar.display());
+        let copied = std::process::Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--quiet"])
+            .args([format!("oci:{}:1", dir.path().display()), to])
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        let local = open("oci-archive", &tar, &format!(":{name}")).unwrap();
+        let ids: Vec<_> = local.image().layers.iter().map(|layer| layer.diff_id).collect();
+        assert_eq!(ids, tars().map(|tar| DiffId::of(&tar)));
+        // Sizes and digests are checked.
+        assert_eq!(read(&local).len(), 2);
+        fs::remove_file(&tar).unwrap();
+    }
+}
+
 #[test]
 fn an_image_of_a_layout_is_selected_by_tag_or_as_the_only_one() {
     let [bottom, top] = tars();
@@ -111,6 +225,8 @@ fn a_layout_for_several_platforms_yields_the_image_for_this_host() {
     };
     let flat = layout(entries.clone());
     let expected = open("oci", flat.path(), "").unwrap().image().digest;
+    let tar = packed(flat.path(), "", &[]);
+    assert_eq!(open("oci-archive", tar.path(), "").unwrap().image().digest, expected);
 
     let nested = layout(|entry| {
         assert_eq!(entry["digest"], json!(expected));
@@ -216,7 +332,7 @@ fn a_wrong_or_missing_layer_of_a_docker_archive_is_an_error() {
 
 #[test]
 fn other_formats_are_rejected_and_a_pod_cannot_name_a_file() {
-    for text in ["", "oci", "oci:", "oci::1", "oci:/x:", "dir:/x", "alpine:3"] {
+    for text in ["", "oci", "oci:", "oci::1", "oci:/x:", "oci-archive:", "dir:/x", "alpine:3"] {
         assert_eq!(Local::open(text).unwrap_err().class(), Class::Invalid, "{text}");
     }
     for text in [
@@ -225,6 +341,8 @@ fn other_formats_are_rejected_and_a_pod_cannot_name_a_file() {
         "oci://x",
         "docker-archive:/x",
         "docker-archive:/x:a:1",
+        "oci-archive:/x",
+        "oci-archive:/x:1",
         "oci:/x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     ] {
         if let Ok(reference) = text.parse::<Reference>() {

@@ -17,7 +17,7 @@
 //!                  │ body             the body of a request, and whether the server still reads it
 //!
 //! "oci:/path" ──── Local::open ──> LocalImage { layers, bottom first } ── Local::blob ──> LocalBlob
-//!                  │ layout           an OCI layout directory; docker: an archive of `docker save`
+//!                  │ layout           an OCI layout, a directory or a tar; docker: an archive of `docker save`
 //! ```
 //!
 //! Everything that a registry sends or a file contains is untrusted input: it is limited in size, it is checked against

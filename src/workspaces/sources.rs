@@ -29,7 +29,7 @@ const FILES: &str = "file:";
 pub enum Source {
     /// An image of a registry.
     Reference(Reference),
-    /// An image in local files: `oci:PATH[:TAG]` or `docker-archive:PATH[:NAME]`.
+    /// An image in local files: `oci:PATH[:TAG]`, `oci-archive:PATH[:TAG]` or `docker-archive:PATH[:NAME]`.
     Files(String),
     /// One layer: `tar:PATH`, compressed or not.
     Tar(PathBuf),
@@ -46,13 +46,15 @@ impl FromStr for Source {
             path => Ok(PathBuf::from(path)),
         };
         match text.split_once(':') {
-            Some(("oci" | "docker-archive", rest)) => {
+            Some(("oci" | "oci-archive" | "docker-archive", rest)) => {
                 path(rest).map(|_| Self::Files(text.to_owned()))
             }
             Some(("tar", rest)) => path(rest).map(Self::Tar),
             Some(("rootfs", rest)) => path(rest).map(Self::RootFs),
             _ => text.parse().map(Self::Reference).map_err(|e| {
-                format!("{e}; or write oci:PATH, docker-archive:PATH, tar:PATH or rootfs:PATH")
+                format!(
+                    "{e}; or write oci:PATH, oci-archive:PATH, docker-archive:PATH, tar:PATH or rootfs:PATH"
+                )
             }),
         }
     }
@@ -314,7 +316,9 @@ mod tests {
         let parsed = |text: &str| text.parse::<Source>();
         assert_eq!(parsed("tar:/a/b.tar"), Ok(Source::Tar("/a/b.tar".into())));
         assert_eq!(parsed("rootfs:/srv"), Ok(Source::RootFs("/srv".into())));
-        assert_eq!(parsed("oci:/img:1"), Ok(Source::Files("oci:/img:1".into())));
+        for text in ["oci:/img:1", "oci-archive:img.tar", "docker-archive:/img.tar:a:1"] {
+            assert_eq!(parsed(text), Ok(Source::Files(text.into())));
+        }
         let image = parsed("debian:13").unwrap();
         assert!(matches!(&image, Source::Reference(_)), "{image:?}");
         assert_eq!(parsed("tar:").unwrap_err(), "\"tar:\" has no path");

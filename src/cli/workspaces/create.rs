@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     after_help = "A tree is made of images. An IMAGE is a reference such as debian:13, oci:PATH[:TAG],
-docker-archive:PATH[:NAME], tar:PATH, or rootfs:PATH (a directory that is copied).
+oci-archive:PATH[:TAG], docker-archive:PATH[:NAME], tar:PATH, or rootfs:PATH (a directory that is copied).
 
 A copy is made over one directory, which is used in place and not copied. Only this directory is in the copy,
 without what is mounted below it.
