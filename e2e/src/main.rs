@@ -57,7 +57,7 @@ usage: cargo xtask <command>
   test [SUITE]…   run every suite, or the named ones
   test --quick    run the suites that need neither a cluster nor an emulated machine
   bench [PART]…   compare the driver with containerd, podman, docker, buildah, a baseline and
-                  former versions: pulls, warm, snapshots, busy, controller, or all
+                  former versions: pulls, warm, snapshots, busy, shell, controller, or all
   bench controller --count N
                   the controller with N snapshots, such as 500, instead of 5000
   soak [PART]…    run the long tests: on as many files as a layer may have (large), and with the programs

@@ -7,8 +7,8 @@
 //!                                                   └─ the baseline: the least work of a pull
 //! ```
 //!
-//! and the cost of snapshots, in `snapshots`, of a busy disk, in `busy`, and of thousands of snapshots in
-//! a cluster, in `controller`.
+//! and the cost of snapshots, in `snapshots`, of a busy disk, in `busy`, of the commands of workspaces, in
+//! `shell`, and of thousands of snapshots in a cluster, in `controller`.
 //!
 //! Not part of `test`: the results depend on other work of the machine. Deliberately absent: tuning
 //! of the peers. Each runs with its defaults.
@@ -21,6 +21,7 @@ mod controller;
 mod images;
 mod peers;
 mod programs;
+mod shell;
 mod snapshots;
 mod table;
 mod times;
@@ -58,16 +59,19 @@ pub enum Part {
     Snapshots,
     /// Volumes beside a neighbour that writes.
     Busy,
+    /// Commands on workspaces.
+    Shell,
     /// Thousands of VolumeSnapshots.
     Controller,
 }
 
 impl Part {
-    const ALL: [(&str, Self); 5] = [
+    const ALL: [(&str, Self); 6] = [
         ("pulls", Self::Pulls),
         ("warm", Self::Warm),
         ("snapshots", Self::Snapshots),
         ("busy", Self::Busy),
+        ("shell", Self::Shell),
         ("controller", Self::Controller),
     ];
 
@@ -75,14 +79,14 @@ impl Part {
         match Self::ALL.iter().find(|(known, _)| *known == name) {
             Some((_, part)) => Ok(*part),
             None => bail!(
-                "there is no part {name}; there are pulls, warm, snapshots, busy and controller"
+                "there is no part {name}; there are pulls, warm, snapshots, busy, shell and controller"
             ),
         }
     }
 
     /// Whether it needs an image from the container engine.
     fn needs_image(self) -> bool {
-        !matches!(self, Self::Busy | Self::Controller)
+        !matches!(self, Self::Busy | Self::Shell | Self::Controller)
     }
 }
 
@@ -118,13 +122,13 @@ impl Plan {
     }
 }
 
-/// Becomes the same command compiled with optimization, unless only a busy disk is measured: the
-/// baseline is our own code.
+/// Becomes the same command compiled with optimization, unless only a busy disk or only workspaces are measured: the
+/// baseline of the other parts is our own code.
 ///
 /// # Errors
 /// cargo cannot be started.
 pub fn in_release(parts: &[&str]) -> Result<()> {
-    if !cfg!(debug_assertions) || parts == ["busy"] {
+    if !cfg!(debug_assertions) || matches!(parts, ["busy" | "shell"]) {
         return Ok(());
     }
     let repo = driver::sources()?;
@@ -176,6 +180,9 @@ fn all(h: &Harness, repo: &Path, place: &Path, plan: &Plan) -> Result<Measured> 
     }
     if parts.contains(&Part::Busy) {
         rows.extend(busy::measure(h, repo, &place.join("busy"), &mut notes)?);
+    }
+    if parts.contains(&Part::Shell) {
+        rows.extend(shell::measure(h, repo, &place.join("shell"))?);
     }
     if parts.contains(&Part::Controller) {
         let place = place.join("controller");

@@ -12,7 +12,7 @@
 //! Deliberately absent: limits for absolute times, which depend on the disk. The limits are ratios.
 
 mod captures;
-mod disk;
+pub mod disk;
 
 use std::fs;
 use std::path::Path;
