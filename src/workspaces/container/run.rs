@@ -1,6 +1,6 @@
 //! Runs a container: forks process 1, and waits for it.
 
-use std::io;
+use std::{io, os::fd::AsFd as _};
 
 use super::{
     error::{ContainerError, cannot},
@@ -11,7 +11,10 @@ use super::{
     spec::Container,
     supervise::{Supervisor, block_signals},
 };
-use crate::sys::container::{Pty, close_copy, fork_as_init};
+use crate::sys::{
+    container::{Pty, close_copy, fork_as_init, fork_as_init_in},
+    freezer::OwnGroup,
+};
 
 /// How a command ended.
 #[derive(Debug)]
@@ -42,18 +45,26 @@ pub fn run(mut container: Container, on_ready: impl FnOnce()) -> Result<Exit, Co
         requests: &requests,
         reports: &reports_out,
     };
-    let child = fork_as_init(|| {
+    let process_1 = || {
         close_copy(&requests_out);
         close_copy(&reports);
         init.run()
-    });
+    };
+    let directory = container.cgroup.as_ref().and_then(OwnGroup::directory);
+    let in_cgroup = directory.and_then(|cgroup| fork_as_init_in(cgroup.as_fd(), process_1).ok());
+    let is_in_cgroup = in_cgroup.is_some();
+    let child = match in_cgroup {
+        Some(child) => Ok(child),
+        None => fork_as_init(process_1),
+    };
     let child = child.map_err(cannot("start process 1 of a PID namespace (it needs root)"))?;
     let interactive = container.stdio.interactive;
     let outer = prepared.pty.take().map(Pty::into_outer);
     let cgroup = container.cgroup.take();
     // Only the container keeps its mounts.
     drop((requests, reports_out, prepared, container));
-    let not_in_cgroup = cgroup.as_ref().and_then(|cgroup| cgroup.add(child.id()).err());
+    let to_move = cgroup.as_ref().filter(|_| !is_in_cgroup);
+    let not_in_cgroup = to_move.and_then(|cgroup| cgroup.add(child.id()).err());
     let relay = outer.map(|pty| Relay::new(pty, interactive)).transpose();
     let relay = relay.map_err(cannot("set up the terminal"))?;
     let supervisor =
