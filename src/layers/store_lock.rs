@@ -10,6 +10,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -114,6 +115,11 @@ fn prepare(root: &Path) -> Result<PathBuf, OpenError> {
 /// Creates a directory that only root can read. Also sets the mode of an existing one: Kubernetes creates the root of a
 /// hostPath with mode 0755.
 pub(super) fn private_dir(path: &Path) -> io::Result<()> {
+    // Each command has a dozen of them. To set the mode again would be a write to the disk.
+    let found = fs::symlink_metadata(path);
+    if found.is_ok_and(|found| found.is_dir() && found.mode() & 0o7777 == 0o700) {
+        return Ok(());
+    }
     durable::create_dir(path, 0o700)?;
     attributes::set_mode(path, 0o700).map_err(at("set the mode of", path))
 }
