@@ -8,7 +8,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process, thread,
@@ -31,6 +32,9 @@ use super::{
 const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause between two looks at a process that is ending.
 const EXIT_PAUSE: Duration = Duration::from_millis(2);
+
+/// Bytes of a mount table that are read at once.
+const TABLE: usize = 64 << 10;
 
 /// A mount in one mount namespace.
 #[derive(Debug, Clone)]
@@ -192,8 +196,10 @@ fn has_no_mounts(pid: u32) -> bool {
 /// The mount table of a process. `None` if it has ended.
 fn table_of(pid: u32) -> io::Result<Option<Vec<u8>>> {
     let path = PathBuf::from(format!("/proc/{pid}/mountinfo"));
-    match fs::read(&path) {
-        Ok(table) => Ok(Some(table)),
+    // The kernel does not say how long it is. With a buffer that grows from 32 bytes, most reads return a part of a line.
+    let mut table = Vec::with_capacity(TABLE);
+    match fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut table)) {
+        Ok(_) => Ok(Some(table)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         // It is ending.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => Ok(None),
@@ -214,5 +220,5 @@ fn pids() -> io::Result<Vec<u32>> {
 /// Whether the table has `text`. A path with an escaped character counts as found: then the table is parsed.
 fn contains(table: &[u8], text: &[u8]) -> bool {
     let is_escaped = text.iter().any(|byte| b" \t\n\\,=:".contains(byte));
-    is_escaped || table.windows(text.len().max(1)).any(|part| part == text)
+    is_escaped || memchr::memmem::find(table, text).is_some()
 }
