@@ -99,14 +99,38 @@ impl WorkspaceRecords {
 
     /// Creates a workspace durably. Returns false if the name is taken.
     pub fn create(&self, name: &WorkspaceName, record: &WorkspaceRecord) -> io::Result<bool> {
-        let staged = self.staging.new_dir();
-        durable::create_dir_unsynced(staged.path(), 0o700)?;
-        durable::write_atomic(&staged.path().join(RECORD), &serde_json::to_vec_pretty(record)?)?;
-        let _guard = self.names_lock.lock()?;
-        match durable::rename_unsynced(staged.path(), &self.dir(name)) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            renamed => renamed.and_then(|()| durable::sync_dir(&self.dir)).map(|()| true),
+        Ok(self.create_all(std::slice::from_ref(name), record)?.is_none())
+    }
+
+    /// Creates workspaces with the same record durably: all of them, or none. Returns the first name that is taken. Together
+    /// they wait for the disk about as long as one. A power cut may leave some of them.
+    pub fn create_all(
+        &self,
+        names: &[WorkspaceName],
+        record: &WorkspaceRecord,
+    ) -> io::Result<Option<WorkspaceName>> {
+        let staged: Vec<_> = names.iter().map(|_| self.staging.new_dir()).collect();
+        for dir in &staged {
+            durable::create_dir_unsynced(dir.path(), 0o700)?;
         }
+        let records: Vec<_> = staged.iter().map(|dir| dir.path().join(RECORD)).collect();
+        durable::write_new(&records, &serde_json::to_vec_pretty(record)?)?;
+        let _guard = self.names_lock.lock()?;
+        for (number, (name, dir)) in names.iter().zip(&staged).enumerate() {
+            let Err(error) = durable::rename_unsynced(dir.path(), &self.dir(name)) else {
+                continue;
+            };
+            for (made, dir) in names.iter().zip(&staged).take(number) {
+                // The first error is the one to report. What stays is a whole workspace.
+                let _ = durable::rename_unsynced(&self.dir(made), dir.path());
+            }
+            return match error.kind() {
+                io::ErrorKind::AlreadyExists => Ok(Some(name.clone())),
+                _ => Err(error),
+            };
+        }
+        durable::sync_dir(&self.dir)?;
+        Ok(None)
     }
 
     /// Replaces the record of a workspace. The caller has the workspace's lock.

@@ -44,21 +44,10 @@ impl Workspaces {
         let mut record = source.record.clone();
         (record.below, record.sealing, record.created) = (below, None, Timestamp::now());
         record.failed = None;
-        for (number, fork) in forks.iter().enumerate() {
-            let created = self.store.workspaces.create(fork, &record);
-            if matches!(created, Ok(true)) {
-                continue;
-            }
-            for made in &forks[..number] {
-                // The first error is the one to report. A fork that stays is a whole workspace.
-                let _ = self.store.workspaces.remove(made);
-            }
-            return match created {
-                Err(error) => Err(error.into()),
-                Ok(_) => Err(WorkspaceError::Taken(fork.clone())),
-            };
+        match self.store.workspaces.create_all(forks, &record)? {
+            Some(taken) => Err(WorkspaceError::Taken(taken)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Names for `count` forks that are free now: `NAME-1`, `NAME-2`, ….

@@ -227,6 +227,13 @@ fn privileged_forks_stand_on_the_present_state_and_change_nothing_of_each_other(
     let names = machine.all.free_names(&workspace("one"), 2).unwrap();
     assert_eq!(names, ["one-1", "one-2"].map(workspace));
     machine.all.fork(&workspace("one"), &names, OnLocked::Fail).unwrap();
+    // All or none.
+    let twice = ["new", "same", "same"].map(workspace);
+    let error = machine.all.fork(&workspace("one"), &twice, OnLocked::Fail).unwrap_err();
+    assert!(matches!(error, WorkspaceError::Taken(taken) if taken == twice[1]));
+    for name in &twice {
+        assert!(machine.all.store.workspaces.get(name).unwrap().is_none(), "{name}");
+    }
     let mut fork = machine.lock("one-1");
     assert_eq!((fork.files(), fork.current()), (with("c", "2"), vec!["s".to_owned()]));
     fork.write("c", "fork");

@@ -60,6 +60,34 @@ pub fn write_atomic_from(temp_dir: &Path, path: &Path, bytes: &[u8]) -> io::Resu
     sync_dir(openat2::parent(path)?)
 }
 
+/// Writes the same bytes to new files of mode 0600. They are on the disk with their names when this returns. Files that
+/// are written together wait for the disk about as long as one.
+///
+/// # Errors
+/// `AlreadyExists` if one of them exists. After an error, some may exist.
+pub fn write_new(paths: &[PathBuf], bytes: &[u8]) -> io::Result<()> {
+    // Each file is open until it is synced.
+    for some in paths.chunks(64) {
+        let mut files = Vec::with_capacity(some.len());
+        for path in some {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(path);
+            let mut file = file.map_err(at("make", path))?;
+            file.write_all(bytes).map_err(at("write", path))?;
+            files.push((file, path));
+        }
+        // Where the bytes are is metadata, too. So the first sync writes that of all files.
+        for (file, path) in &files {
+            write_out(file).map_err(at("write", path))?;
+        }
+        for (file, path) in &files {
+            sync_file(file).map_err(at("sync", path))?;
+            sync_dir(openat2::parent(path)?)?;
+        }
+    }
+    Ok(())
+}
+
 /// Renames `from` to `to` on one file system. Never replaces an existing `to`.
 ///
 /// # Errors

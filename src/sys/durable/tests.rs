@@ -21,6 +21,18 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn new_files_are_written_together_and_replace_none() {
+    let dir = TestDir::new();
+    let paths: Vec<_> = (0..100).map(|number| dir.path().join(number.to_string())).collect();
+    write_new(&paths, b"new").unwrap();
+    assert!(paths.iter().all(|path| fs::read(path).unwrap() == b"new" && mode(path) == 0o600));
+    let error = write_new(&paths[5..6], b"other").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("/5:"), "{error}");
+    assert_eq!(fs::read(&paths[5]).unwrap(), b"new");
+}
+
+#[test]
 fn write_replaces_the_file_and_leaves_nothing_else() {
     let dir = TestDir::new();
     let record = dir.path().join("record.json");
