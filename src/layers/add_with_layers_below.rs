@@ -45,13 +45,9 @@ impl Layers {
         blob: impl Read + Send,
     ) -> Result<LayerKey, AddError> {
         let failed = |source| AddError::LayerBelow { diff_id: layer.diff_id, source };
-        let mut chain = None;
-        let mut stack = OpenLayers(Vec::new());
-        for key in below {
-            stack.0.push(self.lower(key).map_err(failed)?);
-            let member = self.dirs.meta(key).map_err(failed)?.chain_member().unwrap_or(*key);
-            chain = Some(ChainId::new(chain.as_ref(), &member));
-        }
+        let chain = self.chain_id(below).map_err(failed)?;
+        let below = below.iter().map(|key| self.lower(key).map_err(failed));
+        let stack = OpenLayers(below.collect::<Result<_, _>>()?);
         self.add_layer(layer, Some(StackBelow { chain, files: &stack }), reservation, blob)
     }
 
@@ -71,16 +67,23 @@ impl Layers {
         if self.fits(&alone, place) {
             keys.push(alone);
         }
-        let mut chain = None;
-        for key in below {
-            let member = self.dirs.meta(key)?.chain_member().unwrap_or(*key);
-            chain = Some(ChainId::new(chain.as_ref(), &member));
-        }
+        let chain = self.chain_id(below)?;
         let chained = LayerKey::of_chain(&ChainId::new(chain.as_ref(), &alone));
         if !below.is_empty() && self.fits(&chained, Place::Chain) {
             keys.push(chained);
         }
         Ok(keys)
+    }
+
+    /// The ChainID of a stack of layers, bottom first. `None` for no layers.
+    ///
+    /// # Errors
+    /// The metadata of a layer cannot be read.
+    pub fn chain_id(&self, layers: &[LayerKey]) -> Result<Option<ChainId>, LowerError> {
+        layers.iter().try_fold(None, |chain, key| {
+            let member = self.dirs.meta(key)?.chain_member().unwrap_or(*key);
+            Ok(Some(ChainId::new(chain.as_ref(), &member)))
+        })
     }
 
     /// Whether the layer with this key exists and may be used in this place of a stack. A ChainID that an image claims

@@ -48,6 +48,17 @@ pub struct GcStats {
     pub kept_bytes: u64,
 }
 
+/// The result of [`Store::remove_image`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemovedImage {
+    /// It was removed.
+    Removed(GcStats),
+    /// A workspace or a snapshot was made from it.
+    Needed,
+    /// There is no such image.
+    Absent,
+}
+
 /// What must not be removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roots {
@@ -112,6 +123,33 @@ impl Store {
             }
         }
         Ok(round.end())
+    }
+
+    /// Removes the record of an image, and those of its layers that nothing else needs. With `force` also an image from
+    /// which a workspace or a snapshot was made: that one keeps the layers. Blocks.
+    ///
+    /// # Errors
+    /// A record cannot be read: nothing is removed. Or a file system operation failed.
+    pub fn remove_image(
+        &self,
+        manifest: &ManifestDigest,
+        force: bool,
+    ) -> Result<RemovedImage, CollectError> {
+        let _turn = self.rounds.turn()?;
+        let mut round = Round::begin(self, || Ok(Roots::default()), Timestamp::MIN)?;
+        if round.roots.manifests.contains(manifest) && !force {
+            return Ok(RemovedImage::Needed);
+        }
+        let Some(image) = self.images.remove(manifest)? else { return Ok(RemovedImage::Absent) };
+        round.done.images += 1;
+        let others: HashSet<LayerKey> =
+            self.images.by_last_use()?.iter().flat_map(|other| &other.layers).copied().collect();
+        for key in &image.layers {
+            if !others.contains(key) && !round.roots.layers.contains(key) {
+                round.remove(key);
+            }
+        }
+        Ok(RemovedImage::Removed(round.end()))
     }
 
     /// Removes images that no record needs and that were last used at least `older_than` ago, and all layers that nothing

@@ -350,6 +350,32 @@ impl ImageRecords {
         self.trim_to(BOUNDS_AFTER_ROUND, needed)
     }
 
+    /// Takes a name from the image that has it. Returns whether one had it.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn untag(&self, reference: &str) -> Result<bool, ImagesError> {
+        let writer = self.write()?;
+        self.refresh(&writer)?;
+        let named = self.matching(|image| image.is_named(reference));
+        for image in &named {
+            let mut image = ImageRecord::clone(image);
+            image.references.retain(|known| known != reference);
+            self.write_record(image, None)?;
+        }
+        Ok(!named.is_empty())
+    }
+
+    /// Removes an image's record, and returns it.
+    pub(super) fn remove(&self, manifest: &ManifestDigest) -> io::Result<Option<Arc<ImageRecord>>> {
+        let writer = self.write()?;
+        self.refresh_one(manifest, &writer);
+        let Some(known) = self.known().get(manifest).cloned() else { return Ok(None) };
+        durable::remove_file(&self.path(manifest))?;
+        self.known().remove(manifest);
+        Ok(Some(known.image))
+    }
+
     /// Removes an image's record, unless it was changed or used since it was read as `expected`. Returns whether it was
     /// removed.
     pub(super) fn remove_unchanged(&self, expected: &ImageRecord) -> io::Result<bool> {

@@ -89,6 +89,11 @@ impl ChainId {
             Some(below) => Self(Digest::of(format!("{below} {top}").as_bytes())),
         }
     }
+
+    /// Its 64 hexadecimal digits.
+    pub fn digits(&self) -> String {
+        self.0.hex()
+    }
 }
 
 #[cfg(test)]

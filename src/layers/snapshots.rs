@@ -217,7 +217,8 @@ impl SnapshotRecords {
     }
 }
 
-fn read(path: &Path) -> Result<SnapshotRecord, String> {
+/// Reads a record. Its file must be named after its id.
+pub(super) fn read(path: &Path) -> Result<SnapshotRecord, String> {
     let bytes = fs::read(path).map_err(|e| e.to_string())?;
     let mut record: SnapshotRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     if !READ_FORMATS.contains(&record.format) {

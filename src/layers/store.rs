@@ -233,25 +233,30 @@ fn read_or_create_id(root: &Path, access: &Access) -> Result<String, OpenError> 
     // Two processes could create two IDs.
     let lock = access.dir_lock(root);
     let _creating = lock.lock()?;
-    let unknown = |why| OpenError::Unknown { path: path.clone(), why };
-    match fs::read(&path) {
-        Ok(bytes) => {
-            let meta: StoreMeta =
-                serde_json::from_slice(&bytes).map_err(|e| unknown(e.to_string()))?;
-            if meta.format != FORMAT {
-                return Err(unknown(format!(
-                    "its format is {}, this version reads format {FORMAT}",
-                    meta.format
-                )));
-            }
-            Ok(meta.id)
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let meta = StoreMeta { format: FORMAT, id: host::random_uuid()? };
-            let bytes = serde_json::to_vec_pretty(&meta).map_err(io::Error::from)?;
-            access.replace(&path, &bytes)?;
-            Ok(meta.id)
-        }
-        Err(e) => Err(at("read", &path)(e).into()),
+    if let Some(id) = read_id(&path)? {
+        return Ok(id);
     }
+    let meta = StoreMeta { format: FORMAT, id: host::random_uuid()? };
+    let bytes = serde_json::to_vec_pretty(&meta).map_err(io::Error::from)?;
+    access.replace(&path, &bytes)?;
+    Ok(meta.id)
+}
+
+/// Returns the store's ID from `store.json`. `None` if that file does not exist.
+///
+/// # Errors
+/// The store has an unknown format, or the file cannot be read.
+pub(super) fn read_id(path: &Path) -> Result<Option<String>, OpenError> {
+    let unknown = |why| OpenError::Unknown { path: path.to_owned(), why };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(at("read", path)(e).into()),
+    };
+    let meta: StoreMeta = serde_json::from_slice(&bytes).map_err(|e| unknown(e.to_string()))?;
+    if meta.format != FORMAT {
+        let format = meta.format;
+        return Err(unknown(format!("its format is {format}, this version reads format {FORMAT}")));
+    }
+    Ok(Some(meta.id))
 }

@@ -51,12 +51,7 @@ impl WorkspaceRecords {
     /// # Errors
     /// `InvalidData` if this version cannot read it.
     pub fn get(&self, name: &WorkspaceName) -> io::Result<Option<WorkspaceRecord>> {
-        let path = self.dir(name).join(RECORD);
-        match fs::read(&path) {
-            Ok(bytes) => parse(&path, &bytes).map(Some),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(at("read", &path)(e)),
-        }
+        read(&self.dir, name)
     }
 
     /// All records, by name.
@@ -66,29 +61,17 @@ impl WorkspaceRecords {
     pub fn list(&self) -> io::Result<Vec<(WorkspaceName, WorkspaceRecord)>> {
         let _guard = self.names_lock.lock()?;
         let mut records = Vec::new();
-        for name in self.names()? {
+        for name in names(&self.dir)? {
             records.extend(self.get(&name)?.map(|record| (name, record)));
         }
         Ok(records)
-    }
-
-    /// The names of all workspaces, sorted. The caller has the lock of the names.
-    fn names(&self) -> io::Result<Vec<WorkspaceName>> {
-        let mut names: Vec<WorkspaceName> = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(at("list", &self.dir))? {
-            let name = entry.map_err(at("list", &self.dir))?.file_name();
-            // Only this module makes names here. Another one is not of this store.
-            names.extend(name.to_str().and_then(|name| name.parse().ok()));
-        }
-        names.sort();
-        Ok(names)
     }
 
     /// The records that can be read, by name. The others are logged.
     pub fn readable(&self) -> io::Result<Vec<(WorkspaceName, WorkspaceRecord)>> {
         let _guard = self.names_lock.lock()?;
         let mut records = Vec::new();
-        for name in self.names()? {
+        for name in names(&self.dir)? {
             match self.get(&name) {
                 Ok(record) => records.extend(record.map(|record| (name, record))),
                 Err(error) => tracing::warn!("{error}"),
@@ -170,6 +153,28 @@ impl WorkspaceRecords {
             }
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+/// The names of all workspaces in `dir`, sorted. Without the lock of the names, one that is changed meanwhile can be missing.
+pub(super) fn names(dir: &Path) -> io::Result<Vec<WorkspaceName>> {
+    let mut names: Vec<WorkspaceName> = Vec::new();
+    for entry in fs::read_dir(dir).map_err(at("list", dir))? {
+        let name = entry.map_err(at("list", dir))?.file_name();
+        // Only this module makes names here. Another one is not of this store.
+        names.extend(name.to_str().and_then(|name| name.parse().ok()));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The record of the workspace `name` in `dir`. `None` if there is no such workspace.
+pub(super) fn read(dir: &Path, name: &WorkspaceName) -> io::Result<Option<WorkspaceRecord>> {
+    let path = dir.join(name.as_str()).join(RECORD);
+    match fs::read(&path) {
+        Ok(bytes) => parse(&path, &bytes).map(Some),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at("read", &path)(e)),
     }
 }
 

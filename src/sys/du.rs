@@ -116,6 +116,22 @@ impl Walk {
     }
 }
 
+/// The bytes on the disk of a directory tree. 0 if it does not exist.
+///
+/// # Errors
+/// A directory cannot be read.
+pub fn bytes_of(tree: &Path) -> io::Result<u64> {
+    let mut walk = match Walk::new(tree) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        walk => walk?,
+    };
+    loop {
+        if let Some(usage) = walk.step(10_000)? {
+            return Ok(usage.bytes);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::symlink};

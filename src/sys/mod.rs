@@ -47,6 +47,7 @@ pub mod statfs;
 pub mod subvolumes;
 pub mod tree;
 pub mod tree_reader;
+pub mod tree_size;
 
 mod data_ranges;
 mod file_handle;

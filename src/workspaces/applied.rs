@@ -71,7 +71,8 @@ impl Workspace<'_> {
         let dir = dir.ok_or_else(|| ApplyFailure::NoDirectory(self.name.to_string()))?;
         let is_own = Some(dir) == own.as_deref();
         let (trees, _lease) = self.since_base()?;
-        let changes = self.changes(&trees, ChangesOptions::default())?;
+        let changes = self.all.changes(&trees, ChangesOptions::default())?;
+        let layers = if is_own { trees.roots().map_err(WorkspaceError::from)? } else { Vec::new() };
         let known = if is_own {
             self.applied().map_err(WorkspaceError::from)?
         } else {
@@ -84,7 +85,7 @@ impl Workspace<'_> {
         let input = ApplyInput {
             changes: &changes.list,
             after: &trees.after,
-            layers: if is_own { &trees.layers } else { &[] },
+            layers: &layers,
             dir,
             since,
             own: &written,

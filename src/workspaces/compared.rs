@@ -7,6 +7,7 @@ use super::{
     error::WorkspaceError,
     export::{ExportError, export},
     lock::Workspace,
+    open::Workspaces,
     view::Trees,
 };
 use crate::{
@@ -84,10 +85,13 @@ impl Workspace<'_> {
             }
             None => self.since_base()?,
         };
-        Ok(export(&trees.after, trees.layers.last(), to, &|| false)?)
+        let top = trees.layers.last().map(|top| Entry::root(top)).transpose();
+        Ok(export(&trees.after, top.map_err(WorkspaceError::from)?.as_ref(), to, &|| false)?)
     }
+}
 
-    /// What differs between two trees of this workspace.
+impl Workspaces {
+    /// What differs between two trees.
     ///
     /// # Errors
     /// A tree cannot be read.
@@ -96,18 +100,19 @@ impl Workspace<'_> {
         trees: &Trees,
         options: ChangesOptions,
     ) -> Result<Changes, WorkspaceError> {
-        let store = &self.all.store;
-        let (budget, scratch) = (store.budget.clone(), store.disk.scratch());
-        let limits = Limits { budget, scratch, ..Limits::default() };
-        let Trees { before, after, layers, hides_all, .. } = trees;
-        let layers = layers.iter().map(Entry::again);
         let comparison = Comparison {
-            first: before,
-            second: after,
-            layers: layers.collect::<Result<_, _>>()?,
-            hides_all: *hides_all,
+            first: &trees.before,
+            second: &trees.after,
+            layers: trees.roots()?,
+            hides_all: trees.hides_all,
             times: true,
         };
-        Ok(changes(comparison, options, &limits, &|| false)?)
+        Ok(changes(comparison, options, &self.limits(), &|| false)?)
+    }
+
+    /// The limits of a comparison or of a packing.
+    pub(super) fn limits(&self) -> Limits {
+        let (budget, scratch) = (self.store.budget.clone(), self.store.disk.scratch());
+        Limits { budget, scratch, ..Limits::default() }
     }
 }

@@ -25,11 +25,17 @@ impl Workspaces {
         older_than: Option<Duration>,
         dry_run: bool,
     ) -> Result<GcStats, WorkspaceError> {
+        self.require_no_volumes()?;
+        Ok(self.store.collect_unused(older_than, dry_run)?)
+    }
+
+    /// Only a node knows which layers its volumes need.
+    pub(super) fn require_no_volumes(&self) -> Result<(), WorkspaceError> {
         let volumes = self.store.volumes();
         let mut entries = fs::read_dir(&volumes).map_err(at("list", &volumes))?;
-        if entries.next().is_some() {
-            return Err(WorkspaceError::HasVolumes(self.root().to_owned()));
+        match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(WorkspaceError::HasVolumes(self.root().to_owned())),
         }
-        Ok(self.store.collect_unused(older_than, dry_run)?)
     }
 }

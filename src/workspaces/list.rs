@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use crate::{
     layers::{LayerKey, StateName, WorkspaceBase, WorkspaceName, WorkspaceRecord},
     overlay,
     sys::{
-        du::Walk,
+        du,
         mount_namespaces::{self, MountElsewhere},
     },
 };
@@ -95,7 +95,7 @@ impl Workspaces {
     ) -> Result<Listed, WorkspaceError> {
         let upper = self.store.workspaces.dir(name).join("upper");
         let live = Live::among(mounts, &upper);
-        let (mut own_bytes, mut shared_bytes) = (bytes_of(&upper)?, 0);
+        let (mut own_bytes, mut shared_bytes) = (du::bytes_of(&upper)?, 0);
         let images: HashSet<&LayerKey> = record.image_layers().iter().collect();
         for key in record.layers().collect::<HashSet<_>>() {
             let is_shared = images.contains(key) || users.get(key).is_some_and(|users| *users > 1);
@@ -159,23 +159,10 @@ impl Sizes<'_> {
         let bytes = match layers.has(key).then(|| layers.tree_of(key)).transpose()? {
             // It is not in place yet, or missing.
             None => 0,
-            Some(Some(tree)) => bytes_of(&tree)?,
+            Some(Some(tree)) => du::bytes_of(&tree)?,
             Some(None) => layers.bytes(key)?,
         };
         self.known.insert(*key, bytes);
         Ok(bytes)
-    }
-}
-
-/// The bytes on the disk of a directory tree. 0 if it does not exist.
-fn bytes_of(tree: &Path) -> io::Result<u64> {
-    let mut walk = match Walk::new(tree) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        walk => walk?,
-    };
-    loop {
-        if let Some(usage) = walk.step(10_000)? {
-            return Ok(usage.bytes);
-        }
     }
 }

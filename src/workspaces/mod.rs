@@ -38,6 +38,8 @@
 //! | `programs`, `freeze` | which programs can be frozen for that, and until when |
 //! | `view` | states as read-only trees |
 //! | `fork`, `list`, `gc` | the commands of these names |
+//! | `chains`, `stack` | the states of a store by ChainID, and the states that the commands of layers name |
+//! | `images` | the images of a store, and layers that are applied by hand |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
 //! | `apply`, `export` | changes and trees, written into a directory |
 //! | `container` | runs a command in namespaces of its own; it knows no workspace |
@@ -52,6 +54,7 @@ mod attributes;
 mod capture;
 #[cfg(test)]
 mod carry_tests;
+mod chains;
 mod changes;
 mod checks;
 mod compared;
@@ -64,6 +67,7 @@ mod fork;
 mod freeze;
 mod gc;
 mod image_config;
+mod images;
 mod list;
 mod lock;
 #[cfg(test)]
@@ -76,6 +80,7 @@ mod paths;
 mod programs;
 mod run;
 mod sources;
+mod stack;
 mod states;
 mod step;
 #[cfg(test)]
@@ -87,12 +92,14 @@ pub use apply::{
     Applied, ApplyError, ApplyOptions, Conflict, ConflictReason, OnConflict, Refusals, Special,
     SpecialReason,
 };
+pub use chains::{Chain, ChainError, Chains};
 pub use changes::{Changes, ChangesOptions, Stat};
 pub use compared::{Before, Compared, ExportFailure};
 pub use copied::{Copied, Moment, NotFrozen};
 pub use create::{CreateOptions, CreatedCopy};
 pub use error::{InUse, WorkspaceError};
 pub use export::ExportError;
+pub use images::{ListedImage, images};
 pub use list::{Listed, ListedState};
 pub use lock::{OnLocked, Workspace};
 pub use mounted::Live;
@@ -101,6 +108,7 @@ pub use open::Workspaces;
 pub use patch::{PatchError, patch};
 pub use run::{RunError, RunOptions};
 pub use sources::{Source, Stacked};
+pub use stack::{LayerSize, Parent, State};
 pub use states::Taken;
 pub use step::{StepError, Stepped};
 pub use view::Trees;

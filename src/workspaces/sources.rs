@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{error::WorkspaceError, open::Workspaces};
+use super::{chains::is_chain_id, error::WorkspaceError, lock::OnLocked, open::Workspaces};
 use crate::{
     changeset::{self, LayerFeatures, Limits},
     digest::{BlobDigest, ManifestDigest},
@@ -35,6 +35,8 @@ pub enum Source {
     Tar(PathBuf),
     /// A directory that is copied: `rootfs:PATH`.
     RootFs(PathBuf),
+    /// Layers of the store: the ChainID of their stack.
+    Chain(String),
 }
 
 impl FromStr for Source {
@@ -48,6 +50,9 @@ impl FromStr for Source {
         match text.split_once(':') {
             Some(("oci" | "oci-archive" | "docker-archive", rest)) => {
                 path(rest).map(|_| Self::Files(text.to_owned()))
+            }
+            Some(("sha256", digits)) if digits.len() == 64 && is_chain_id(text) => {
+                Ok(Self::Chain(text.to_owned()))
             }
             Some(("tar", rest)) => path(rest).map(Self::Tar),
             Some(("rootfs", rest)) => path(rest).map(Self::RootFs),
@@ -64,7 +69,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reference(reference) => write!(f, "{reference}"),
-            Self::Files(text) => f.write_str(text),
+            Self::Files(text) | Self::Chain(text) => f.write_str(text),
             Self::Tar(path) => write!(f, "tar:{}", path.display()),
             Self::RootFs(path) => write!(f, "rootfs:{}", path.display()),
         }
@@ -102,6 +107,11 @@ impl Workspaces {
                 Source::Files(text) => self.add_files(text, &mut stacked).await?,
                 Source::Tar(path) => self.add_tar(path, &mut stacked)?,
                 Source::RootFs(path) => self.add_directory(path, &mut stacked)?,
+                Source::Chain(text) => {
+                    let (layers, leases) = self.state(text, OnLocked::Wait)?.without_directory()?;
+                    stacked.layers.extend(layers);
+                    stacked.lease.extend(leases);
+                }
             }
         }
         Ok(stacked)
@@ -119,7 +129,7 @@ impl Workspaces {
         let open =
             async |layer: &LayerBlob| registries.blob(&image, layer, keyring).await.map_err(failed);
         let origin = |layer: &LayerBlob| origin_in_registry(&image, layer);
-        let keys = self.add_layers(&image.layers, origin, open, stacked).await?;
+        let keys = self.add_layers(Vec::new(), &image.layers, origin, open, stacked).await?;
         let details = ImageDetails {
             index: image.index,
             config_digest: Some(image.config_digest),
@@ -134,21 +144,21 @@ impl Workspaces {
         let open = async |layer: &LayerBlob| local.blob(layer).map_err(failed);
         let origin = |layer: &LayerBlob| origin_in_files(text, layer.digest);
         let image = local.image();
-        let keys = self.add_layers(&image.layers, origin, open, stacked).await?;
+        let keys = self.add_layers(Vec::new(), &image.layers, origin, open, stacked).await?;
         let details =
             ImageDetails { config: Some(image.config.clone()), ..ImageDetails::default() };
         self.record_image(text, &keys, stacked, ManifestDigest::new(image.digest), details)
     }
 
-    /// Adds the layers of an image, bottom first, without those that the store has. Returns their keys.
-    async fn add_layers<B: Read + Send>(
+    /// Adds layers on top of those with `keys`, bottom first, without those that the store has. Returns the keys of all.
+    pub(super) async fn add_layers<B: Read + Send>(
         &self,
+        mut keys: Vec<LayerKey>,
         layers: &[LayerBlob],
         origin: impl Fn(&LayerBlob) -> Origin,
         open: impl AsyncFn(&LayerBlob) -> Result<B, WorkspaceError>,
         stacked: &mut Stacked,
     ) -> Result<Vec<LayerKey>, WorkspaceError> {
-        let mut keys = Vec::new();
         for layer in layers {
             if let Some(key) = self.use_layer(layer, &keys, stacked)? {
                 keys.push(key);
@@ -294,12 +304,12 @@ fn origin_in_registry(image: &Image, layer: &LayerBlob) -> Origin {
     }
 }
 
-fn origin_in_files(text: &str, blob: BlobDigest) -> Origin {
+pub(super) fn origin_in_files(text: &str, blob: BlobDigest) -> Origin {
     let (registry, repository) = (FILES.to_owned(), text.to_owned());
     Origin { registry, repository, blob, public: false, packed: None, namespace: None }
 }
 
-fn source_error(text: impl fmt::Display, why: impl fmt::Display) -> WorkspaceError {
+pub(super) fn source_error(text: impl fmt::Display, why: impl fmt::Display) -> WorkspaceError {
     WorkspaceError::Source { text: text.to_string(), why: why.to_string() }
 }
 

@@ -1,6 +1,6 @@
 //! States as read-only trees: overlays without an upper that are attached nowhere.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use super::{error::WorkspaceError, lock::Workspace, open::Workspaces};
 use crate::{
@@ -28,11 +28,21 @@ pub struct Trees {
     pub before: Detached,
     /// The state after.
     pub after: Detached,
-    /// The roots of the layers in which the two differ.
-    pub layers: Vec<Entry>,
+    /// The layers in which the two differ.
+    pub layers: Vec<Arc<Detached>>,
     /// Whether one of these hides everything below it.
     pub hides_all: bool,
-    _leases: Vec<Lease>,
+    pub(super) _leases: Vec<Lease>,
+}
+
+impl Trees {
+    /// The roots of the layers in which the two differ.
+    ///
+    /// # Errors
+    /// A root cannot be read.
+    pub(super) fn roots(&self) -> io::Result<Vec<Entry>> {
+        self.layers.iter().map(|layer| Entry::root(layer)).collect()
+    }
 }
 
 impl Workspaces {
@@ -44,18 +54,26 @@ impl Workspaces {
         own: &[LayerKey],
     ) -> Result<OpenStack, WorkspaceError> {
         let keys: Vec<LayerKey> = record.image_layers().iter().chain(own).copied().collect();
-        let lease = self.store.leases.take(&keys)?;
+        let directory = record.directory().map(|path| {
+            self.mounts.open_dir(path).map_err(|source| WorkspaceError::DirectoryGone {
+                name: workspace.clone(),
+                path: path.to_owned(),
+                source,
+            })
+        });
+        self.open_layers(directory.transpose()?, &keys)
+    }
+
+    /// Opens layers, bottom first, on top of the directory of a copy, without what a layer with an opaque root hides.
+    pub(super) fn open_layers(
+        &self,
+        directory: Option<Detached>,
+        keys: &[LayerKey],
+    ) -> Result<OpenStack, WorkspaceError> {
+        let lease = self.store.leases.take(keys)?;
         let mut lowers = Vec::with_capacity(keys.len() + 1);
-        if let Some(path) = record.directory() {
-            let dir =
-                self.mounts.open_dir(path).map_err(|source| WorkspaceError::DirectoryGone {
-                    name: workspace.clone(),
-                    path: path.to_owned(),
-                    source,
-                })?;
-            lowers.push(plain_lower("directory", dir));
-        }
-        for key in &keys {
+        lowers.extend(directory.map(|dir| plain_lower("directory", dir)));
+        for key in keys {
             let layer = self.store.layers.lower(key)?;
             if layer.opaque_root {
                 lowers.clear();
@@ -138,7 +156,7 @@ impl Workspace<'_> {
         for key in differing {
             let layer = self.all.store.layers.lower(key)?;
             hides_all |= layer.opaque_root;
-            layers.push(Entry::root(&layer.tree)?);
+            layers.push(layer.tree);
         }
         let (before, first) = self.state_view(own_before)?;
         let (after, second) = match after {
@@ -146,7 +164,7 @@ impl Workspace<'_> {
             None => {
                 if self.has_upper() {
                     let upper = self.all.mounts.open_dir(self.upper_and_work().upper())?;
-                    layers.push(Entry::root(&upper)?);
+                    layers.push(Arc::new(upper));
                 }
                 self.present_view()?
             }

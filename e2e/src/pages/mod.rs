@@ -1,7 +1,7 @@
 //! The commands that the pages of the repository show: finds them, runs them, and compares what they print.
 //!
-//! Deliberately absent: the places where they run. The commands of most pages need a cluster (`cases`), those of one
-//! page need none (`suites`).
+//! Deliberately absent: the places where they run. The commands of most pages need a cluster (`cases`), those of two
+//! pages need none (`suites`).
 //!
 //! May use: machine
 
@@ -12,8 +12,8 @@ use anyhow::{Result, bail, ensure};
 
 use crate::machine::process::Cmd;
 
-/// The page of `docs/` whose commands run on this machine, without a cluster.
-pub const WITHOUT_CLUSTER: &str = "shell.md";
+/// The pages of `docs/` whose commands run on this machine, without a cluster.
+pub const WITHOUT_CLUSTER: [&str; 2] = ["shell.md", "layers.md"];
 
 /// Runs a command of a page, which must succeed. Its standard output must be these lines, as the header of `output`
 /// explains it; `None` compares nothing. Returns all that it printed.

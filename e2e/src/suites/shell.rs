@@ -1,4 +1,5 @@
-//! The commands of `docs/shell.md` run on this machine, without a cluster, and print what the page shows.
+//! The commands of `docs/shell.md` and `docs/layers.md` run on this machine, without a cluster, and print what the page
+//! shows. Each page has directories of its own.
 //!
 //! ```text
 //! <scratch>/home/       where they run: `/home/me` in the page
@@ -34,34 +35,44 @@ const GIT_CONFIG: &str = "[user]\nname = Me\nemail = me@example.com\n";
 /// Variables that change what `make` prints.
 const OF_MAKE: [&str; 6] = ["CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS", "MAKELEVEL"];
 
-/// Runs the page, and checks that it leaves nothing.
+/// Runs the pages, and checks that they leave nothing.
 pub fn run(ctx: &SuiteContext<'_>, log: &Path) -> Result<Report> {
     apt::ensure(ctx.h, PACKAGES)?;
     let program = ctx.program()?;
-    let page = ctx.repo.join("docs").join(WITHOUT_CLUSTER);
-    of_page(&page, &program, &ctx.h.cache.scratch("shell")?, log)
+    let (mut report, mut said) = (Report::default(), String::new());
+    for page in WITHOUT_CLUSTER {
+        let path = ctx.repo.join("docs").join(page);
+        of_page(&path, &program, &ctx.h.cache.scratch("shell")?, &mut report, &mut said)?;
+    }
+    fs::write(log, said).with_context(|| format!("writing {}", log.display()))?;
+    Ok(report)
 }
 
-/// The blocks of the page, one check each, up to the first that fails.
-fn of_page(page: &Path, program: &Path, scratch: &Path, log: &Path) -> Result<Report> {
+/// The blocks of a page, one check each, up to the first that fails.
+fn of_page(
+    page: &Path,
+    program: &Path,
+    scratch: &Path,
+    report: &mut Report,
+    said: &mut String,
+) -> Result<()> {
     let text = fs::read_to_string(page).with_context(|| page.display().to_string())?;
     let shell = Shell::new(scratch, program)?;
     let blocks = blocks::blocks(&text).into_iter().filter(|block| block.usage == Usage::Run);
-    let (mut report, mut said) = (Report::default(), String::new());
+    let failed_before = report.failures.len();
     for block in blocks {
         let place = format!("{}:{}", page.display(), block.line);
-        report.count(&place, shell.run(&block, &mut said));
-        if !report.failures.is_empty() {
+        report.count(&place, shell.run(&block, said));
+        if report.failures.len() > failed_before {
             break;
         }
     }
-    fs::write(log, said).with_context(|| format!("writing {}", log.display()))?;
-    // A failed command may leave its workspace mounted. At the end of the page nothing may be.
-    if report.failures.is_empty() {
+    // A failed command may leave its workspace mounted. At the end of a page nothing may be.
+    if report.failures.len() == failed_before {
         report.count("the commands leave no mount", shell.nothing_mounted());
     }
-    report.count("it leaves nothing", shell.clear());
-    Ok(report)
+    report.count("the page leaves nothing", shell.clear());
+    Ok(())
 }
 
 /// Where a reader types the commands.

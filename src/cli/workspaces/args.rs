@@ -4,13 +4,13 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::output::say_copied;
+use super::output::{message, say_copied};
 use crate::{
     cli::{
         failure::Failure,
         values::{dir, duration, required_check},
     },
-    layers::{StateName, WorkspaceName},
+    layers::{StateName, StoreReader, WorkspaceName},
     workspaces::{Before, Compared, NameAt, OnLocked, Workspaces},
 };
 
@@ -47,6 +47,11 @@ impl StoreArgs {
     pub(super) fn open(&self) -> Result<Workspaces, Failure> {
         let all = Workspaces::open(&self.root, &self.ignored_checks)?;
         Ok(all.on_copied(say_copied))
+    }
+
+    /// Opens the store for reading, without a lock. `None` if there is none.
+    pub(super) fn reader(&self) -> Result<Option<StoreReader>, Failure> {
+        StoreReader::open(&self.root).map_err(|error| Failure::Failed(message(error)))
     }
 
     pub(super) fn on_locked(&self) -> OnLocked {

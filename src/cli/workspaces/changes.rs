@@ -32,17 +32,24 @@ Examples:
 pub(in crate::cli) struct ChangesArgs {
     #[command(flatten)]
     states: ComparedArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// How changes are printed.
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
     /// Print the numbers of changes only
     #[arg(long)]
     stat: bool,
     /// List the directories above each change too
     #[arg(long)]
-    parents: bool,
+    pub(super) parents: bool,
     /// The format of the output
     #[arg(short, long, default_value = "text")]
     output: Output,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -59,21 +66,24 @@ pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
     let workspace = all.lock(&args.states.name.workspace, args.store.on_locked())?;
     let trees = workspace.compared(&args.states.states()?)?;
-    let options = ChangesOptions { parents: args.parents };
-    let changes = workspace.changes(&trees, options)?;
-    let text = match args.output {
-        Output::Text if args.stat => stat(&changes),
-        Output::Text => lines(&changes),
-        Output::Json => {
-            let value = value(&changes, args.stat);
-            serde_json::to_string_pretty(&value).context("cannot write the list")? + "\n"
-        }
-        Output::Yaml => {
-            let value = value(&changes, args.stat);
-            serde_saphyr::to_string(&value).context("cannot write the list")?
-        }
-    };
-    print(&text)
+    let options = ChangesOptions { parents: args.output.parents };
+    args.output.print(&all.changes(&trees, options)?)
+}
+
+impl OutputArgs {
+    /// Prints changes.
+    pub(super) fn print(&self, changes: &Changes) -> Result<(), Failure> {
+        let value = || value(changes, self.stat);
+        let text = match self.output {
+            Output::Text if self.stat => stat(changes),
+            Output::Text => lines(changes),
+            Output::Json => {
+                serde_json::to_string_pretty(&value()).context("cannot write the list")? + "\n"
+            }
+            Output::Yaml => serde_saphyr::to_string(&value()).context("cannot write the list")?,
+        };
+        print(&text)
+    }
 }
 
 fn lines(changes: &Changes) -> String {

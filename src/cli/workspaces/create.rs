@@ -12,14 +12,15 @@ use crate::{
     http_proxy::HttpProxies,
     image::{Hosts, Keyring, Registries},
     layers::WorkspaceName,
-    workspaces::{CreateOptions, NameAt, OnLocked, Source},
+    workspaces::{CreateOptions, NameAt, OnLocked, Source, Stacked, Workspaces},
 };
 
 /// Create a workspace: of images, over a directory, or from another workspace
 #[derive(Debug, Args)]
 #[command(
     after_help = "A tree is made of images. An IMAGE is a reference such as debian:13, oci:PATH[:TAG],
-oci-archive:PATH[:TAG], docker-archive:PATH[:NAME], tar:PATH, or rootfs:PATH (a directory that is copied).
+oci-archive:PATH[:TAG], docker-archive:PATH[:NAME], tar:PATH, rootfs:PATH (a directory that is copied), or the
+ChainID of layers of the store (`ovl layer ls`).
 
 A copy is made over one directory, which is used in place and not copied. Only this directory is in the copy,
 without what is mounted below it.
@@ -50,6 +51,15 @@ pub(in crate::cli) struct CreateArgs {
     /// Do not name the first state `postinit`
     #[arg(long)]
     no_postinit: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// How registries are reached.
+#[derive(Debug, Default, Args)]
+pub(super) struct RegistryArgs {
     /// Credentials for registries, as `docker login` writes them [default: $REGISTRY_AUTH_FILE, else
     /// ~/.docker/config.json]
     #[arg(long, env = "REGISTRY_AUTH_FILE", value_name = "FILE")]
@@ -57,8 +67,6 @@ pub(in crate::cli) struct CreateArgs {
     /// The directory of the registries' hosts.toml, as of containerd
     #[arg(long, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Creates the workspace. Returns the exit code of `--init`.
@@ -121,20 +129,31 @@ fn create_tree(
     options: &CreateOptions,
 ) -> Result<(), Failure> {
     let all = args.store.open()?;
-    let proxies = HttpProxies::from_env().map_err(|e| Failure::Unusable(e.into()))?;
-    let hosts = match &args.hosts_dir {
-        Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
-        None => Hosts::default(),
-    };
-    let hosts = hosts.with_proxies(proxies, Vec::new());
-    let registries = Registries::new(hosts).map_err(|e| anyhow!(e))?;
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
-    let keyring = keyring(args.auth_file.as_deref())?;
-    // It blocks this thread only, and the runtime has threads of its own for the network.
-    let stacked = runtime.block_on(all.add_sources(images, &registries, &keyring))?;
+    let stacked = args.registry.add_sources(&all, images)?;
     let names = images.iter().map(ToString::to_string).collect();
     Ok(all.create_tree(&args.name, names, stacked, options)?)
+}
+
+impl RegistryArgs {
+    /// Brings the layers of images to the store.
+    pub(super) fn add_sources(
+        &self,
+        all: &Workspaces,
+        images: &[Source],
+    ) -> Result<Stacked, Failure> {
+        let proxies = HttpProxies::from_env().map_err(|e| Failure::Unusable(e.into()))?;
+        let hosts = match &self.hosts_dir {
+            Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
+            None => Hosts::default(),
+        };
+        let hosts = hosts.with_proxies(proxies, Vec::new());
+        let registries = Registries::new(hosts).map_err(|e| anyhow!(e))?;
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.context("cannot start the runtime")?;
+        let keyring = keyring(self.auth_file.as_deref())?;
+        // It blocks this thread only, and the runtime has threads of its own for the network.
+        Ok(runtime.block_on(all.add_sources(images, &registries, &keyring))?)
+    }
 }
 
 /// The credentials for registries.

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
-use super::{args::StoreArgs, output::print};
+use super::{
+    args::StoreArgs,
+    output::{Format, print, render},
+};
 use crate::{
     cli::failure::Failure,
     format, kubectl,
@@ -22,38 +24,21 @@ use crate::{
 pub(in crate::cli) struct ListArgs {
     /// The workspace whose snapshots are listed
     name: Option<WorkspaceName>,
-    /// The format of the output
+    /// The format of the output. The table of one workspace is a tree of its snapshots
     #[arg(short, long, default_value = "table")]
-    output: Output,
+    output: Format,
     #[command(flatten)]
     store: StoreArgs,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    /// A table, or a tree of the snapshots of one workspace
-    Table,
-    /// JSON
-    Json,
-    /// YAML
-    Yaml,
-}
-
 pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     let listed = args.store.open()?.list(args.name.as_ref())?;
-    let text = match (args.output, &args.name) {
-        (Output::Table, None) => table(&listed),
-        (Output::Table, Some(_)) => listed.iter().map(tree).collect(),
-        (Output::Json, name) => {
-            let value = value(&listed, name.is_some());
-            serde_json::to_string_pretty(&value).context("cannot write the list")? + "\n"
-        }
-        (Output::Yaml, name) => {
-            let value = value(&listed, name.is_some());
-            serde_saphyr::to_string(&value).context("cannot write the list")?
-        }
+    let is_one = args.name.is_some();
+    let table = || match is_one {
+        false => table(&listed),
+        true => listed.iter().map(tree).collect(),
     };
-    print(&text)
+    print(&render(args.output, table, || value(&listed, is_one))?)
 }
 
 fn table(listed: &[Listed]) -> String {

@@ -7,6 +7,8 @@ mod args;
 mod changes;
 mod create;
 mod export;
+mod image;
+mod layer;
 mod list;
 mod output;
 mod patch;
@@ -24,7 +26,7 @@ use args::{
     CleanArgs, ForkArgs, GcArgs, MountArgs, RemoveArgs, RenameArgs, RollbackArgs, ScrubArgs,
     SnapshotArgs, UmountArgs,
 };
-use output::{message, print, say};
+use output::{counted, message, print, say};
 use place::new_path;
 
 /// The commands.
@@ -49,6 +51,8 @@ pub(super) enum WorkspaceCommand {
     Shell(Box<run::ShellArgs>),
     Step(Box<step::StepArgs>),
     Gc(GcArgs),
+    Image(image::ImageArgs),
+    Layer(layer::LayerArgs),
 }
 
 /// Runs a command. Returns its exit code.
@@ -70,6 +74,8 @@ pub(super) fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
         WorkspaceCommand::Apply(args) => apply::run(args),
         WorkspaceCommand::Export(args) => export::run(args),
         WorkspaceCommand::Gc(args) => gc(args),
+        WorkspaceCommand::Image(args) => image::run(args),
+        WorkspaceCommand::Layer(args) => layer::run(args),
         WorkspaceCommand::Run(args) => return run::run(args),
         WorkspaceCommand::Shell(args) => return run::shell(args),
         WorkspaceCommand::Step(args) => return step::run(args),
@@ -209,8 +215,4 @@ fn gc(args: &GcArgs) -> Result<(), Failure> {
         counted(done.layers, "layer"),
         counted(done.kept_layers, "layer")
     ))
-}
-
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -6,11 +6,52 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use clap::ValueEnum;
+use serde_json::Value;
 
 use crate::{
     cli::failure::Failure,
+    layers::Unreadable,
     workspaces::{Copied, Moment},
 };
+
+/// The format of a list.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Format {
+    /// A table for people
+    Table,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// The text of a list.
+pub(super) fn render(
+    format: Format,
+    table: impl FnOnce() -> String,
+    value: impl FnOnce() -> Value,
+) -> Result<String, Failure> {
+    Ok(match format {
+        Format::Table => table(),
+        Format::Json => {
+            serde_json::to_string_pretty(&value()).context("cannot write the list")? + "\n"
+        }
+        Format::Yaml => serde_saphyr::to_string(&value()).context("cannot write the list")?,
+    })
+}
+
+/// A number of things, as text.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Says what of a store could not be read.
+pub(super) fn say_unreadable(unreadable: &[Unreadable]) {
+    for Unreadable { path, why } in unreadable {
+        say(&format!("warning: {} is not listed: {why}", path.display()));
+    }
+}
 
 /// Prints a result.
 pub(super) fn print(text: &str) -> Result<(), Failure> {

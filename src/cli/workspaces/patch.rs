@@ -41,7 +41,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
     let workspace = all.lock(&args.states.name.workspace, args.store.on_locked())?;
     let trees = workspace.compared(&args.states.states()?)?;
-    let changes = workspace.changes(&trees, ChangesOptions::default())?;
+    let changes = all.changes(&trees, ChangesOptions::default())?;
     let directory = workspace.record().directory();
     let paths: Vec<_> = args.paths.iter().map(|path| inside(path, directory)).collect();
     let mut out = BufWriter::new(io::stdout().lock());

@@ -63,7 +63,7 @@ fn with_cluster(repo: &Path) -> Result<Vec<PathBuf>> {
     let docs = docs.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     let mut pages: Vec<_> =
         docs.into_iter().filter(|p| p.extension().is_some_and(|e| e == "md")).collect();
-    pages.retain(|page| !page.ends_with(WITHOUT_CLUSTER));
+    pages.retain(|page| !WITHOUT_CLUSTER.iter().any(|other| page.ends_with(other)));
     pages.sort();
     pages.insert(0, repo.join("README.md"));
     Ok(pages)

@@ -1,0 +1,193 @@
+//! `ovl image`: the images of a store.
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    args::StoreArgs,
+    create::RegistryArgs,
+    output::{Format, counted, print, render, say_unreadable},
+};
+use crate::{
+    cli::failure::Failure,
+    format, kubectl,
+    workspaces::{ListedImage, Source, images},
+};
+
+/// Pull, import, list and remove images
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ImageArgs {
+    #[command(subcommand)]
+    command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    Ls(LsArgs),
+    Pull(PullArgs),
+    Import(ImportArgs),
+    Rm(RmArgs),
+    Untag(UntagArgs),
+}
+
+/// List the images of the store
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The command takes no lock. It also lists the images of a running `ovl node`."
+)]
+struct LsArgs {
+    /// The format of the output
+    #[arg(short, long, default_value = "table")]
+    output: Format,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Pull images from registries, and print their digests
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ovl image pull debian:13
+  ovl image pull --auth-file auth.json registry.example/base:1")]
+struct PullArgs {
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Import images from files, and print their digests
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ovl image import oci:layout:1
+  ovl image import docker-archive:saved.tar")]
+struct ImportArgs {
+    /// The images, as `ovl create` names images in files
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Remove images, and the layers that nothing else needs
+#[derive(Debug, Args)]
+struct RmArgs {
+    /// The images: names, or digests or the first digits of them
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Remove an image also if a workspace was made of it. The workspace keeps its layers, and loses the command, the
+    /// environment and the user of the image
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Take a name from an image. The image stays until it is removed, or until `ovl gc`
+#[derive(Debug, Args)]
+struct UntagArgs {
+    /// The name
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub(super) fn run(args: &ImageArgs) -> Result<(), Failure> {
+    match &args.command {
+        ImageCommand::Ls(args) => ls(args),
+        ImageCommand::Pull(args) => {
+            let sources = sources(&args.images, |source| matches!(source, Source::Reference(_)))?;
+            add(&args.store, &args.registry, &sources)
+        }
+        ImageCommand::Import(args) => {
+            let sources = sources(&args.images, |source| matches!(source, Source::Files(_)))?;
+            add(&args.store, &RegistryArgs::default(), &sources)
+        }
+        ImageCommand::Rm(args) => rm(args),
+        ImageCommand::Untag(args) => Ok(args.store.open()?.untag_image(&args.image)?),
+    }
+}
+
+fn ls(args: &LsArgs) -> Result<(), Failure> {
+    let Some(reader) = args.store.reader()? else {
+        return print(&render(args.output, || table(&[]), || json!([]))?);
+    };
+    let (listed, unreadable) = images(&reader).map_err(anyhow::Error::from)?;
+    say_unreadable(&unreadable);
+    print(&render(args.output, || table(&listed), || listed.iter().map(value).collect())?)
+}
+
+fn table(listed: &[ListedImage]) -> String {
+    let head = ["NAME", "DIGEST", "LAYERS", "SIZE", "LAST USED", "WORKSPACES"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for image in listed {
+        // The name of layers that were applied by hand is long, and they are found by their ChainID.
+        let name = image.references.iter().rev().find(|name| !name.starts_with("sha256:"));
+        let name = name.map_or("-", String::as_str);
+        let layers = match image.missing {
+            0 => image.layers.len().to_string(),
+            missing => format!("{} ({missing} missing)", image.layers.len()),
+        };
+        rows.push(vec![
+            name.to_owned(),
+            image.manifest.digest().hex()[..12].to_owned(),
+            layers,
+            format::bytes(image.bytes),
+            image.last_use.strftime("%Y-%m-%d %H:%M").to_string(),
+            image.workspaces.join(", "),
+        ]);
+    }
+    kubectl::plain_table(&rows)
+}
+
+fn value(image: &ListedImage) -> Value {
+    json!({
+        "names": image.references,
+        "digest": image.manifest,
+        "layers": image.layers,
+        "missing": image.missing,
+        "bytes": image.bytes,
+        "lastUsed": image.last_use,
+        "workspaces": image.workspaces,
+    })
+}
+
+/// The images of a command that takes only one kind of them.
+fn sources(texts: &[String], fits: impl Fn(&Source) -> bool) -> Result<Vec<Source>, Failure> {
+    let source = |text: &String| {
+        let source: Source = text.parse().map_err(|why| anyhow!("{text}: {why}"))?;
+        match fits(&source) {
+            true => Ok(source),
+            false => Err(anyhow!(
+                "{text} is of another kind; `ovl image pull` takes images of registries, `ovl image import` those in \
+                 files (oci:, docker-archive:), and `ovl layer apply` a tar"
+            )),
+        }
+    };
+    texts.iter().map(source).collect::<anyhow::Result<_>>().map_err(Failure::Unusable)
+}
+
+fn add(store: &StoreArgs, registry: &RegistryArgs, sources: &[Source]) -> Result<(), Failure> {
+    let all = store.open()?;
+    let stacked = registry.add_sources(&all, sources)?;
+    print(&stacked.manifests.iter().map(|manifest| format!("{manifest}\n")).collect::<String>())
+}
+
+fn rm(args: &RmArgs) -> Result<(), Failure> {
+    let all = args.store.open()?;
+    let (mut layers, mut bytes) = (0, 0);
+    for image in &args.images {
+        let done = all.remove_image(image, args.force)?;
+        (layers, bytes) = (layers + done.layers, bytes + done.bytes);
+    }
+    let images = counted(args.images.len() as u64, "image");
+    print(&format!(
+        "removed {images} and {} of {}\n",
+        counted(layers, "layer"),
+        format::bytes(bytes)
+    ))
+}

@@ -1,0 +1,206 @@
+//! Reads a store without its locks: beside the node that has it, and where nothing can be written.
+//!
+//! A record is replaced by a rename, and a layer is renamed into place. So each of them is read whole, as it is now or was a
+//! moment before. What is missing on the way to it was removed meanwhile. Two records need not be of the same moment: an
+//! image can be listed whose layer is gone.
+//!
+//! Deliberately absent: the contents of layers. They need a lease, because a round can remove them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+
+use super::{
+    error::OpenError,
+    image_file,
+    image_record::ImageRecord,
+    key::LayerKey,
+    layer_dirs::LayerDirs,
+    layer_meta::{LayerMeta, LayerStorage},
+    snapshots::{self, SnapshotRecord},
+    store::read_id,
+    workspace_record::{WorkspaceName, WorkspaceRecord},
+    workspace_records,
+};
+use crate::{
+    digest::DiffId,
+    media_type::Format,
+    sys::{du, durable::at},
+};
+
+/// A store that is only read.
+#[derive(Debug)]
+pub struct StoreReader {
+    root: PathBuf,
+    dirs: LayerDirs,
+}
+
+/// What is known of a layer without opening it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// Its key.
+    pub key: LayerKey,
+    /// The key that represents it in the ChainID of a stack.
+    pub chain_member: LayerKey,
+    /// How it is stored.
+    pub storage: LayerStorage,
+    /// The digest of its uncompressed tar, and how that was read. `None` for a layer that was made of an upper.
+    pub tar: Option<(DiffId, Format)>,
+    /// The size of its image in bytes, or of its files if it was copied. `None` if it is an upper that was renamed: see
+    /// [`StoreReader::tree_bytes`].
+    pub bytes: Option<u64>,
+    /// When it was added, by the wall clock.
+    pub added: Timestamp,
+}
+
+/// A record or the metadata of a layer that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// The reason.
+    pub why: String,
+}
+
+/// What was read, and what could not be read.
+#[derive(Debug, Clone)]
+pub struct Read<T> {
+    /// What was read.
+    pub found: T,
+    /// What could not be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl StoreReader {
+    /// The store at `root`. `None` if there is none.
+    ///
+    /// # Errors
+    /// The store has an unknown format, or cannot be read.
+    pub fn open(root: &Path) -> Result<Option<Self>, OpenError> {
+        let id = read_id(&root.join("store.json"))?;
+        Ok(id.map(|_| Self { root: root.to_owned(), dirs: LayerDirs::new(root) }))
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The records of images, in the order of their file names.
+    ///
+    /// # Errors
+    /// The records cannot be listed.
+    pub fn images(&self) -> io::Result<Read<Vec<ImageRecord>>> {
+        self.records("images", |path| image_file::read(path).map(|(image, _)| image))
+    }
+
+    /// The records of a node's snapshots, in the order of their file names.
+    ///
+    /// # Errors
+    /// The records cannot be listed.
+    pub fn snapshots(&self) -> io::Result<Read<Vec<SnapshotRecord>>> {
+        self.records("snapshots", snapshots::read)
+    }
+
+    /// The records of workspaces, by name.
+    ///
+    /// # Errors
+    /// The records cannot be listed.
+    pub fn workspaces(&self) -> io::Result<Read<Vec<(WorkspaceName, WorkspaceRecord)>>> {
+        let dir = self.root.join("workspaces");
+        let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+        for name in missing_is_empty(workspace_records::names(&dir))? {
+            match workspace_records::read(&dir, &name) {
+                Ok(record) => found.extend(record.map(|record| (name, record))),
+                Err(e) => {
+                    unreadable
+                        .push(Unreadable { path: dir.join(name.as_str()), why: e.to_string() });
+                }
+            }
+        }
+        Ok(Read { found, unreadable })
+    }
+
+    /// The layers, by key.
+    ///
+    /// # Errors
+    /// The layers cannot be listed.
+    pub fn layers(&self) -> io::Result<Read<BTreeMap<LayerKey, LayerInfo>>> {
+        let (mut found, mut unreadable) = (BTreeMap::new(), Vec::new());
+        for key in missing_is_empty(self.dirs.keys())? {
+            let path = self.dirs.of(&key);
+            match info(&path, key) {
+                Ok(info) => _ = found.insert(key, info),
+                Err(_) if is_gone(&path) => {}
+                Err(why) => unreadable.push(Unreadable { path, why }),
+            }
+        }
+        Ok(Read { found, unreadable })
+    }
+
+    /// The bytes on the disk of a layer that is stored as a directory tree. Walks the tree. 0 if it is gone.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub fn tree_bytes(&self, layer: &LayerKey) -> io::Result<u64> {
+        du::bytes_of(&self.dirs.of(layer).join(LayerStorage::Dir.content()))
+    }
+
+    fn records<T>(
+        &self,
+        part: &str,
+        read: impl Fn(&Path) -> Result<T, String>,
+    ) -> io::Result<Read<Vec<T>>> {
+        let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+        for path in missing_is_empty(files(&self.root.join(part)))? {
+            match read(&path) {
+                Ok(record) => found.push(record),
+                Err(_) if is_gone(&path) => {}
+                Err(why) => unreadable.push(Unreadable { path, why }),
+            }
+        }
+        Ok(Read { found, unreadable })
+    }
+}
+
+fn info(dir: &Path, key: LayerKey) -> Result<LayerInfo, String> {
+    let meta = LayerMeta::read(dir).map_err(|e| e.to_string())?;
+    let chain_member = meta.chain_member().ok_or("it has neither a key nor a diff ID")?;
+    let format = if meta.key.is_some() { Format::Native } else { Format::Portable };
+    Ok(LayerInfo {
+        key,
+        chain_member,
+        storage: meta.storage,
+        tar: meta.diff_id.map(|diff_id| (diff_id, format)),
+        bytes: (meta.image_bytes > 0).then_some(meta.image_bytes),
+        added: meta.added,
+    })
+}
+
+/// The paths of the records in a directory, sorted. A file that is being written has another suffix.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(at("list", dir))? {
+        let path = entry.map_err(at("list", dir))?.path();
+        if path.extension().is_some_and(|suffix| suffix == "json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn missing_is_empty<T: Default>(listed: io::Result<T>) -> io::Result<T> {
+    match listed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        listed => listed,
+    }
+}
+
+fn is_gone(path: &Path) -> bool {
+    matches!(fs::symlink_metadata(path), Err(e) if e.kind() == io::ErrorKind::NotFound)
+}
