@@ -19,6 +19,7 @@
 //!   workspaces/<name>/workspace.json  the layers and the named states of a workspace
 //!   steps/<key, hex>.json             the layer that a command has made of a state
 //!   workspaces/<name>/                the rest of it is owned by the module `workspaces`
+//!   spare/                            in a shared store: space for commands that free space: see `spare.rs`
 //!   frozen/                           owned by the module `snapshots`
 //!   starts/                           owned by the module `snapshots`
 //!   volumes/                          owned by the module `volumes`
@@ -106,6 +107,7 @@ mod shared_tests;
 mod snapshot_id;
 mod snapshot_layer;
 mod snapshots;
+mod spare;
 mod staging;
 mod step_records;
 mod store;

@@ -18,6 +18,7 @@ use super::{
     access::{Access, ProcessDir},
     error::OpenError,
     lock_holders::LockHolders,
+    spare,
 };
 use crate::{
     digest::Digest,
@@ -64,6 +65,7 @@ impl StoreLock {
         let Some(lock) = Lock::try_take(flock::open_file(&path)?, Kind::Shared)? else {
             return Err(OpenError::OfNode { path: root.to_owned(), by: LockHolders::of(&path) });
         };
+        spare::keep_or_release(root);
         let staging = root.join("staging");
         private_dir(&staging)?;
         let own = ProcessDir::create(&staging)?;

@@ -24,7 +24,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with, syncfs};
+use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags, renameat_with, syncfs};
 
 use super::openat2;
 pub(super) use remove::remove_tree_in;
@@ -166,6 +166,11 @@ pub fn sync_file(file: &File) -> io::Result<()> {
 /// Waits until the names in the directory `path` are on the disk.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     open_dir(path)?.sync_all().map_err(at("sync the directory", path))
+}
+
+/// Allocates `bytes` bytes of disk space for an empty file.
+pub fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?)
 }
 
 /// Waits until all data of the file system of `dir` is on the disk. Fails if any write to it failed
