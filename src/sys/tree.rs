@@ -18,11 +18,14 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
-    UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fremovexattr, fsetxattr,
-    fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with,
-    statat, symlinkat, unlinkat, utimensat,
+use rustix::{
+    fs::{
+        AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
+        UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fremovexattr, fsetxattr,
+        fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2,
+        renameat_with, statat, symlinkat, unlinkat, utimensat,
+    },
+    io::Errno,
 };
 
 use super::{
@@ -261,7 +264,11 @@ fn replace_attributes_of(file: impl AsFd, attributes: &Attributes<'_>) -> io::Re
     for name in attributes::names(&proc_fd::path(&file))? {
         let is_label = name.starts_with(b"security.") && name != b"security.capability";
         if !is_label && !attributes.xattrs.iter().any(|(kept, _)| *kept == name) {
-            fremovexattr(&file, name.as_slice())?;
+            match fremovexattr(&file, name.as_slice()) {
+                // xfs lists an ACL under a second name, which is gone with the first.
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
     }
     set_attributes_of(file, attributes)
