@@ -33,6 +33,21 @@ pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether two directories have the same owner, mode and extended attributes, without overlay's own.
+pub fn are_equal(one: &Path, other: &Path) -> io::Result<bool> {
+    let of = |path: &Path| -> io::Result<_> {
+        let metadata = std::fs::metadata(path)?;
+        let mut xattrs = Vec::new();
+        for name in names(path)? {
+            let value = read(|buffer| getxattr(path, &name[..], buffer))?;
+            xattrs.push((name, value));
+        }
+        xattrs.sort_unstable();
+        Ok((metadata.uid(), metadata.gid(), metadata.mode(), xattrs))
+    };
+    Ok(of(one)? == of(other)?)
+}
+
 /// Reads the extended attribute `name` of the file at `path`, without following a symlink.
 ///
 /// `None` if the file does not exist or has no such attribute.

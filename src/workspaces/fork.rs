@@ -39,7 +39,36 @@ impl Workspaces {
         for fork in forks {
             self.require_free(fork)?;
         }
+        self.fork_locked(&mut self.lock(name, on)?, forks)
+    }
+
+    /// As [`Self::fork`], for `count` forks with names that are free: `NAME-1`, `NAME-2`, …. Returns the names.
+    ///
+    /// # Errors
+    /// There is no such workspace, its state cannot be captured, or a name would be too long.
+    pub fn fork_numbered(
+        &self,
+        name: &WorkspaceName,
+        count: usize,
+        on: OnLocked,
+    ) -> Result<Vec<WorkspaceName>, WorkspaceError> {
+        // With the lock: two forks of one workspace choose different names.
         let mut source = self.lock(name, on)?;
+        loop {
+            let names = self.free_names(name, count)?;
+            match self.fork_locked(&mut source, &names) {
+                // Another command has made a workspace of this name meanwhile.
+                Err(WorkspaceError::Taken(_)) => {}
+                done => return done.map(|()| names),
+            }
+        }
+    }
+
+    fn fork_locked(
+        &self,
+        source: &mut Workspace<'_>,
+        forks: &[WorkspaceName],
+    ) -> Result<(), WorkspaceError> {
         let (below, _lease) = source.present_layers()?;
         let mut record = source.record.clone();
         (record.below, record.sealing, record.created) = (below, None, Timestamp::now());
@@ -50,11 +79,7 @@ impl Workspaces {
         }
     }
 
-    /// Names for `count` forks that are free now: `NAME-1`, `NAME-2`, ….
-    ///
-    /// # Errors
-    /// The records cannot be read, or a name would be too long.
-    pub fn free_names(
+    fn free_names(
         &self,
         name: &WorkspaceName,
         count: usize,

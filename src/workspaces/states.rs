@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     layers::{LayerKey, Layers, NamedState, StateName, WorkspaceName, WorkspaceRecord},
-    sys::durable,
+    sys::{attributes, durable},
 };
 
 /// How a snapshot was taken.
@@ -94,6 +94,7 @@ impl Workspace<'_> {
     }
 
     fn snapshot_unmounted(&mut self, name: &StateName) -> Result<Taken, WorkspaceError> {
+        self.drop_unwritten()?;
         if self.has_upper() {
             let key = Layers::new_key()?;
             self.record.below.push(key);
@@ -107,6 +108,7 @@ impl Workspace<'_> {
 
     /// Makes the upper a layer without a name, so that other workspaces can stand on it. Does nothing without an upper.
     pub(super) fn seal(&mut self) -> Result<(), WorkspaceError> {
+        self.drop_unwritten()?;
         if !self.has_upper() {
             return Ok(());
         }
@@ -166,9 +168,25 @@ impl Workspace<'_> {
         self.remove_unused(&before)
     }
 
-    /// Whether a rollback or a clean would lose changes.
-    fn has_changes(&self) -> Result<bool, WorkspaceError> {
-        Ok(self.record.below != self.record.current || self.has_written()?)
+    /// Whether a rollback to `layers` would lose changes: those in the upper, or layers that no snapshot has.
+    fn would_lose(&self, layers: &[LayerKey]) -> Result<bool, WorkspaceError> {
+        let is_in = |state: &[LayerKey]| state.starts_with(&self.record.below);
+        let stays = is_in(layers) || self.record.states.iter().any(|state| is_in(&state.layers));
+        Ok(!stays || self.has_written()?)
+    }
+
+    /// Drops an upper in which nothing was written, so that it does not become a state.
+    fn drop_unwritten(&self) -> Result<(), WorkspaceError> {
+        if !self.has_upper() || self.has_written()? {
+            return Ok(());
+        }
+        let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
+        let Some(top) = stack.lowers.last() else { return Ok(()) };
+        let pair = self.upper_and_work();
+        match attributes::are_equal(&top.dir.path(), pair.upper())? {
+            true => self.drop_upper(),
+            false => Ok(()),
+        }
     }
 
     /// Whether the upper has an entry.
@@ -186,9 +204,9 @@ impl Workspace<'_> {
     /// # Errors
     /// There is no such snapshot, or the workspace is mounted.
     pub fn check_rollback(&self, name: &StateName) -> Result<bool, WorkspaceError> {
-        self.layers_of(name)?;
+        let layers = self.layers_of(name)?;
         self.require_unmounted("roll back")?;
-        self.has_changes()
+        self.would_lose(&layers)
     }
 
     /// Goes back to a snapshot. All changes since the last state are lost.

@@ -1,7 +1,10 @@
 //! The states of a workspace, on real mounts. Most tests are a row of the table of states and commands of mock's overlayfs
 //! plugin, whose users know these commands.
 
-use std::fs;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use super::*;
 use crate::workspaces::{
@@ -224,9 +227,8 @@ fn privileged_forks_stand_on_the_present_state_and_change_nothing_of_each_other(
     one.snapshot(&state("s")).unwrap();
     one.write("c", "2");
     drop(one);
-    let names = machine.all.free_names(&workspace("one"), 2).unwrap();
+    let names = machine.all.fork_numbered(&workspace("one"), 2, OnLocked::Fail).unwrap();
     assert_eq!(names, ["one-1", "one-2"].map(workspace));
-    machine.all.fork(&workspace("one"), &names, OnLocked::Fail).unwrap();
     // All or none.
     let twice = ["new", "same", "same"].map(workspace);
     let error = machine.all.fork(&workspace("one"), &twice, OnLocked::Fail).unwrap_err();
@@ -314,4 +316,50 @@ fn privileged_a_snapshot_that_was_killed_is_completed() {
         assert!(one.record.sealing.is_none());
         assert_eq!(machine.all.store.verify().unwrap(), []);
     }
+}
+
+#[test]
+#[ignore = "needs root: mounts overlays"]
+fn privileged_a_rollback_from_a_state_that_lost_its_name_is_a_loss() {
+    let machine = Machine::new();
+    let mut one = machine.copy("one");
+    let start = state("postinit");
+    one.write("c", "1");
+    one.snapshot(&state("s")).unwrap();
+    assert!(!one.check_rollback(&start).unwrap());
+    one.remove(&state("s")).unwrap();
+    assert!(one.check_rollback(&start).unwrap());
+    one.snapshot(&state("t")).unwrap();
+    assert!(!one.check_rollback(&start).unwrap());
+}
+
+#[test]
+#[ignore = "needs root: mounts overlays"]
+fn privileged_a_mount_without_a_write_makes_no_state() {
+    let machine = Machine::new();
+    let mut one = machine.copy("one");
+    one.change(|_| ());
+    one.snapshot(&state("s")).unwrap();
+    assert_eq!(one.record().states[0].layers, one.record().states[1].layers);
+    assert_eq!(one.current(), ["postinit", "s"]);
+    // The mode of the root is a change.
+    let private = Permissions::from_mode(0o700);
+    one.change(|at| fs::set_permissions(at, private).unwrap());
+    one.snapshot(&state("t")).unwrap();
+    assert_eq!((one.record().below.len(), one.current()), (1, vec!["t".to_owned()]));
+}
+
+#[test]
+#[ignore = "needs root: mounts overlays"]
+fn privileged_two_forks_at_a_time_choose_different_names() {
+    let machine = Machine::new();
+    drop(machine.copy("one"));
+    let fork = || machine.all.fork_numbered(&workspace("one"), 3, OnLocked::Wait).unwrap();
+    let mut names: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..4).map(|_| scope.spawn(fork)).collect();
+        running.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 12);
 }

@@ -184,7 +184,7 @@ fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
 }
 
 fn fork(args: &ForkArgs) -> Result<(), Failure> {
-    let all = args.store.open()?;
+    let (all, on) = (args.store.open()?, args.store.on_locked());
     let names = match &args.forks[..] {
         [count] if count.bytes().all(|byte| byte.is_ascii_digit()) => {
             let count = count.parse().context("the number of forks")?;
@@ -194,14 +194,16 @@ fn fork(args: &ForkArgs) -> Result<(), Failure> {
                     "expected a number of forks from 1 to {most}"
                 )));
             }
-            all.free_names(&args.name, count)?
+            all.fork_numbered(&args.name, count, on)?
         }
-        names => names
-            .iter()
-            .map(|name| name.parse().map_err(|e| Failure::Unusable(anyhow::Error::new(e))))
-            .collect::<Result<Vec<WorkspaceName>, Failure>>()?,
+        names => {
+            let parsed = names.iter().map(|name| name.parse());
+            let parsed: Result<Vec<WorkspaceName>, _> = parsed.collect();
+            let names = parsed.map_err(|e| Failure::Unusable(anyhow::Error::new(e)))?;
+            all.fork(&args.name, &names, on)?;
+            names
+        }
     };
-    all.fork(&args.name, &names, args.store.on_locked())?;
     print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())
 }
 
