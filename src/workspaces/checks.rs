@@ -30,6 +30,12 @@ pub(super) fn directory(dir: &Path, root: &Path, table: &[Mount]) -> Result<(), 
     if dir.starts_with(root) {
         return Err(refused(format!("it is a part of the store {}", root.display())));
     }
+    if let Some(workspace) = shown_by(dir, table) {
+        return Err(refused(format!(
+            "workspace {workspace} shows it here, and the copy would be of the directory below, without the changes of that workspace; \
+             use `ovl fork {workspace} NAME` for a copy of both"
+        )));
+    }
     if let Some(worktree) = linked_worktree(dir) {
         return Err(refused(format!(
             "it is a linked git worktree: a commit in the copy would move the branch of {}; make the copy over the main \
@@ -104,6 +110,18 @@ fn usable_root(dir: &Path, table: &[Mount]) -> Option<PathBuf> {
     beside.or_else(|| Some(Path::new("/var/lib")).filter(is_usable).map(|lib| lib.join("ovl")))
 }
 
+/// The workspace whose overlay holds `dir`, as the mount table of this process has it.
+fn shown_by<'t>(dir: &Path, table: &'t [Mount]) -> Option<&'t str> {
+    let mount = holding(dir, table).filter(|mount| mount.fs_type == "overlay")?;
+    mount.source.to_str()?.strip_prefix("ovl-")
+}
+
+/// The mount that holds a path. Of several at one target, the last is on top.
+fn holding<'t>(path: &Path, table: &'t [Mount]) -> Option<&'t Mount> {
+    let holding = table.iter().filter(|mount| path.starts_with(&mount.target));
+    holding.max_by_key(|mount| mount.target.components().count())
+}
+
 /// The mount points below `dir`. Their content is not in a copy: it shows what lies under them.
 pub(super) fn mounts_below(dir: &Path, table: &[Mount]) -> Vec<PathBuf> {
     let below = table.iter().map(|mount| &mount.target);
@@ -130,11 +148,7 @@ fn is_other_subvolume(dir: &Path, root: &Path, table: &[Mount]) -> Result<bool, 
     if kinds != [Some("btrfs"); 2] {
         return Ok(false);
     }
-    let file_system = |path: &Path| {
-        let holding = table.iter().filter(|mount| path.starts_with(&mount.target));
-        // Of several at one target, the last is on top.
-        holding.max_by_key(|mount| mount.target.components().count()).map(|mount| mount.device)
-    };
+    let file_system = |path: &Path| holding(path, table).map(|mount| mount.device);
     let subvolume = |path: &Path| fs::symlink_metadata(path).map(|found| found.dev());
     Ok(file_system(dir) == file_system(root) && subvolume(dir)? != subvolume(root)?)
 }

@@ -64,7 +64,8 @@ impl PatchError {
 }
 
 /// Writes the changes from the tree `before` to the tree `after`. If `paths` is not empty, only changes at one of them
-/// or below it are written. Ends soon after `stop` returns true.
+/// or below it are written. Ends soon after `stop` returns true. Returns the number of files that the patch does not carry:
+/// binary, large and special ones. For each of them it has a line, which `git apply` skips.
 ///
 /// # Errors
 /// [`PatchError`].
@@ -75,16 +76,18 @@ pub fn patch(
     paths: &[Vec<u8>],
     out: &mut dyn Write,
     stop: &dyn Fn() -> bool,
-) -> Result<(), PatchError> {
+) -> Result<u64, PatchError> {
     let root = |tree| Entry::root(tree).map_err(reading(b"/"));
-    let mut writer = Writer { before: root(before)?, after: root(after)?, paths, out, stop };
+    let (before, after) = (root(before)?, root(after)?);
+    let mut writer = Writer { before, after, paths, left_out: 0, out, stop };
     for change in changes {
         let is_parent = change.change == Change::Changed && change.properties.is_empty();
         if !is_parent && !change.path.is_empty() {
             writer.change(&change.path)?;
         }
     }
-    Ok(writer.out.flush()?)
+    writer.out.flush()?;
+    Ok(writer.left_out)
 }
 
 fn reading(path: &[u8]) -> impl FnOnce(io::Error) -> PatchError + '_ {
@@ -112,6 +115,7 @@ struct Writer<'a> {
     before: Entry,
     after: Entry,
     paths: &'a [Vec<u8>],
+    left_out: u64,
     out: &'a mut dyn Write,
     stop: &'a dyn Fn() -> bool,
 }
@@ -210,6 +214,7 @@ impl Writer<'_> {
             (Err(_), _) | (_, Err(_)) if is_same(first, second) => return Ok(()),
             // The empty line keeps git from taking it for a part of the patch before it.
             (Err(what), _) | (_, Err(what)) => {
+                self.left_out += 1;
                 return Ok(writeln!(self.out, "\n{what} {old} and {new} differ")?);
             }
         };

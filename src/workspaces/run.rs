@@ -154,7 +154,11 @@ impl Workspace<'_> {
             binds: options.binds,
             argv,
             env,
-            workdir: options.workdir.unwrap_or(default_dir),
+            // A relative one is below the default one.
+            workdir: match options.workdir {
+                Some(dir) => default_dir.join(dir),
+                None => default_dir,
+            },
             user: user.user,
             net,
             hostname: is_tree

@@ -5,6 +5,7 @@
 //! ```text
 //! ovl step 1                        the format of the key
 //! layer KEY …                       the layers below, bottom first
+//! config TEXT …                     environment, user and working directory of the image
 //! arg, env, workdir, user, net      of the command
 //! bind TARGET                       each bind, and below it
 //! f MODE SHA256 PATH | d MODE PATH | l TARGET PATH     in the order of the paths; owners and times do not count
@@ -13,6 +14,7 @@
 //! Each line ends with a NUL, because names can have any other byte.
 
 use std::{
+    collections::HashSet,
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
@@ -72,6 +74,11 @@ pub enum StepError {
         /// The reason.
         why: String,
     },
+    /// A pattern matches no file.
+    #[error(
+        "--input {0} matches no file of the directories of --bind, so the result would not depend on any; correct it"
+    )]
+    NoMatch(String),
     /// An input cannot be read.
     #[error("cannot read the inputs of the step: {0}")]
     Input(io::Error),
@@ -114,7 +121,9 @@ impl Workspace<'_> {
         self.drop_upper()?;
         options.binds.iter_mut().for_each(|bind| bind.read_only = true);
         let all = self.all;
-        let step = self.step_key(&options, &patterns(inputs)?).map_err(StepError::Input)?;
+        let mut inputs = Inputs::new(inputs)?;
+        let step = self.step_key(&options, &mut inputs).map_err(StepError::Input)?;
+        inputs.require_matches()?;
         let _running = all.store.steps.lock(&step).map_err(WorkspaceError::from)?;
         if let Some(layer) = all.store.steps.get(&step).map_err(WorkspaceError::from)?
             && let Some(_lease) =
@@ -154,11 +163,16 @@ impl Workspace<'_> {
         Ok(code)
     }
 
-    fn step_key(&self, options: &RunOptions, inputs: &GlobSet) -> io::Result<StepKey> {
+    fn step_key(&self, options: &RunOptions, inputs: &mut Inputs) -> io::Result<StepKey> {
         let mut key = KeyText(Digester::default());
         key.line(&["ovl step 1".as_ref()]);
         for layer in self.record.image_layers().iter().chain(&self.record.below) {
             key.line(&["layer".as_ref(), layer.to_string().as_ref()]);
+        }
+        // Images with the same layers can have different ones.
+        let config = self.image_config();
+        for text in config.env.iter().chain([&config.user, &config.working_dir]) {
+            key.line(&["config".as_ref(), text.as_ref()]);
         }
         for word in &options.argv {
             key.line(&["arg".as_ref(), word]);
@@ -194,7 +208,7 @@ impl KeyText {
     }
 
     /// The files of a bind that match the patterns, or all without a pattern.
-    fn tree(&mut self, bind: &Bind, inputs: &GlobSet) -> io::Result<()> {
+    fn tree(&mut self, bind: &Bind, inputs: &mut Inputs) -> io::Result<()> {
         let mut paths = vec![bind.source.clone()];
         while let Some(path) = paths.pop() {
             let inside = path.strip_prefix(&bind.source).unwrap_or(&path).to_owned();
@@ -214,7 +228,7 @@ impl KeyText {
                 }
                 continue;
             }
-            if !inputs.is_empty() && !inputs.is_match(&inside) {
+            if !inputs.is_empty() && !inputs.match_and_note(&inside) {
                 continue;
             }
             if kind.is_symlink() {
@@ -237,12 +251,41 @@ fn digest_of(path: &Path) -> io::Result<String> {
     Ok(digester.finish().to_string())
 }
 
-fn patterns(inputs: &[String]) -> Result<GlobSet, StepError> {
-    let mut patterns = GlobSetBuilder::new();
-    let failed =
-        |pattern: &str, why: String| StepError::Pattern { pattern: pattern.to_owned(), why };
-    for pattern in inputs {
-        patterns.add(Glob::new(pattern).map_err(|e| failed(pattern, e.to_string()))?);
+/// The patterns of `--input`, and which of them a file has matched.
+struct Inputs {
+    texts: Vec<String>,
+    patterns: GlobSet,
+    matched: HashSet<usize>,
+}
+
+impl Inputs {
+    fn new(texts: &[String]) -> Result<Self, StepError> {
+        let mut patterns = GlobSetBuilder::new();
+        let failed =
+            |pattern: &str, why: String| StepError::Pattern { pattern: pattern.to_owned(), why };
+        for text in texts {
+            patterns.add(Glob::new(text).map_err(|e| failed(text, e.to_string()))?);
+        }
+        let patterns = patterns.build().map_err(|e| failed(&texts.join(" "), e.to_string()))?;
+        Ok(Self { texts: texts.to_vec(), patterns, matched: HashSet::new() })
     }
-    patterns.build().map_err(|e| failed(&inputs.join(" "), e.to_string()))
+
+    fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    fn match_and_note(&mut self, path: &Path) -> bool {
+        let matches = self.patterns.matches(path);
+        self.matched.extend(&matches);
+        !matches.is_empty()
+    }
+
+    /// A pattern with a mistake would take all files out of the key.
+    fn require_matches(&self) -> Result<(), StepError> {
+        let mut texts = self.texts.iter().enumerate();
+        match texts.find(|(number, _)| !self.matched.contains(number)) {
+            None => Ok(()),
+            Some((_, text)) => Err(StepError::NoMatch(text.clone())),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{
     args::{ComparedArgs, StoreArgs},
-    output::message,
+    output::{counted, message, say},
 };
 use crate::{
     cli::failure::Failure,
@@ -46,7 +46,14 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let paths: Vec<_> = args.paths.iter().map(|path| inside(path, directory)).collect();
     let mut out = BufWriter::new(io::stdout().lock());
     let written = patch(&trees.before, &trees.after, &changes.list, &paths, &mut out, &|| false);
-    written.map_err(|error| Failure::Failed(message(error)))
+    match written.map_err(|error| Failure::Failed(message(error)))? {
+        0 => {}
+        left_out => say(&format!(
+            "warning: the patch does not carry {} (binary, special, or larger than 8 MiB); `ovl apply` does",
+            counted(left_out, "file")
+        )),
+    }
+    Ok(())
 }
 
 /// A path from the root of the workspace. In a copy it can be written as in the original.

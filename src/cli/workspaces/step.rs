@@ -56,7 +56,8 @@ pub(super) fn run(args: &StepArgs) -> Result<u8, Failure> {
             error @ (StepError::HasChanges(_)
             | StepError::Copy(_)
             | StepError::Dropped(_)
-            | StepError::Pattern { .. }),
+            | StepError::Pattern { .. }
+            | StepError::NoMatch(_)),
         ) => Err(Failure::Unusable(message(error))),
         Err(error @ StepError::Input(_)) => Err(Failure::Failed(message(error))),
     }
