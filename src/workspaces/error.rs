@@ -171,8 +171,8 @@ pub enum WorkspaceError {
     },
     /// The private overlay over a directory cannot be made.
     #[error(
-        "cannot make an overlay over {}: {source}; Linux allows only two overlays, one over the other, so this fails in a \
-         workspace over a directory that is on an overlay itself", path.display()
+        "cannot make an overlay over {}: {source}; this needs Linux 6.15 for a directory of the workspace, and Linux allows \
+         only two overlays, one over the other; use --transient, which drops all changes", path.display()
     )]
     OverlayOver {
         /// The directory.
