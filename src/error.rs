@@ -1,9 +1,10 @@
-//! The classes of failure, which an edge maps to its own codes (gRPC status, exit code).
+//! The classes of failure, which an edge maps to its own codes (gRPC status, exit code), and the parts of an error for
+//! people.
 //!
 //! Every error of every module has a class. Each edge has one exhaustive table from the class to its codes.
-//! Deliberately absent: the codes of the edges.
+//! Deliberately absent: the codes of the edges, and how they print the parts.
 
-use std::io;
+use std::{fmt, io};
 
 /// What a failure means to the caller, independent of the cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,5 +40,72 @@ impl Class {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Exhausted,
             _ => Self::Internal,
         }
+    }
+}
+
+/// What an error says to people, in up to three parts. As one text, which is for logs, it is `what: why; fix`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Explained {
+    /// What failed, on which object. `None`: the caller knows what it did.
+    pub what: Option<String>,
+    /// Why. It can have several lines.
+    pub why: Option<String>,
+    /// What to do.
+    pub fix: Option<String>,
+}
+
+impl Explained {
+    /// An error that says what failed.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: Some(what.into()), ..Self::default() }
+    }
+
+    /// An error that says why, and whose caller says what failed.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self { why: Some(why.into()), ..Self::default() }
+    }
+
+    /// The reason.
+    #[must_use]
+    pub fn why(self, why: impl Into<String>) -> Self {
+        Self { why: Some(why.into()), ..self }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn fix(self, fix: impl Into<String>) -> Self {
+        Self { fix: Some(fix.into()), ..self }
+    }
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let has_lines = self.why.as_ref().is_some_and(|why| why.contains('\n'));
+        let parts = match has_lines {
+            true => [("", &self.what), ("\n", &self.why), ("\n", &self.fix)],
+            false => [("", &self.what), (": ", &self.why), ("; ", &self.fix)],
+        };
+        let parts = parts.into_iter().filter_map(|(before, part)| Some((before, part.as_ref()?)));
+        for (number, (before, part)) in parts.enumerate() {
+            write!(f, "{}{part}", if number == 0 { "" } else { before })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Explained {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_an_error_are_one_sentence_in_a_log() {
+        let all = Explained::new("cannot do it").why("it is late").fix("sleep");
+        assert_eq!(all.to_string(), "cannot do it: it is late; sleep");
+        assert_eq!(Explained::because("it is late").fix("sleep").to_string(), "it is late; sleep");
+        assert_eq!(Explained::new("cannot do it").to_string(), "cannot do it");
+        let list = Explained::new("cannot do it").why("of these:\n  a\n  b").fix("wait");
+        assert_eq!(list.to_string(), "cannot do it\nof these:\n  a\n  b\nwait");
     }
 }

@@ -161,6 +161,9 @@ fn a_check_reports_the_kernel_and_each_feature_and_leaves_no_files() {
         "idmap",
         "erofs",
         "open-files",
+        "unprivileged-overlay",
+        "apparmor",
+        "mounts",
     ] {
         assert!(output.contains(words), "{words} is not in\n{output}");
     }
@@ -172,7 +175,10 @@ fn a_check_reports_the_kernel_and_each_feature_and_leaves_no_files() {
         }
     }
     assert!([Some(0), Some(1)].contains(&code), "{code:?}");
-    assert_eq!(code == Some(0), output.ends_with("\nusable\n"), "{output}");
+    // The last line is for a report.
+    let last = output.lines().last().unwrap();
+    assert_eq!(code == Some(0), last.starts_with("usable: ovl "), "{output}");
+    assert!(last.contains(release.trim()), "{last}");
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
@@ -219,7 +225,7 @@ fn a_root_that_cannot_hold_a_store_is_refused_unless_ignored() {
     assert_eq!(code, Some(1), "{error}");
     let lines: Vec<_> = error.lines().collect();
     assert!(
-        matches!(lines[..], [line] if line.starts_with("error: ")),
+        matches!(lines[..], [what, why] if what.starts_with("error: ") && why.starts_with("  why: ")),
         "no line of a log: {error}"
     );
     for (args, words) in [
@@ -254,7 +260,7 @@ fn privileged_a_check_that_is_killed_leaves_no_mount() {
 
 #[test]
 #[ignore = "needs root"]
-fn privileged_a_check_succeeds_for_root_and_fails_with_advice_for_another_user() {
+fn privileged_a_check_reports_to_another_user_what_can_be_found_out_without_root() {
     use std::os::unix::{fs::PermissionsExt as _, process::CommandExt as _};
     let root = tempfile::TempDir::new().unwrap();
     let path = root.path().to_str().unwrap();
@@ -268,7 +274,13 @@ fn privileged_a_check_succeeds_for_root_and_fails_with_advice_for_another_user()
     let ended = ended.unwrap();
     let output = String::from_utf8(ended.stdout).unwrap();
     assert_eq!(ended.status.code(), Some(1), "{output}");
-    assert!(output.contains("-> run it as root"), "{output}");
+    assert!(output.contains("\nonly root can find out\n  root-user, "), "{output}");
+    assert!(output.lines().any(|line| line.starts_with("  filesystem ")), "{output}");
+    assert!(!output.contains("not usable") && !output.contains("Operation not"), "{output}");
+    let last = output.lines().last().unwrap();
+    assert!(last.starts_with("unknown without root: ovl "), "{last}");
+    let error = String::from_utf8(ended.stderr).unwrap();
+    assert!(error.contains("\n  fix: run it as root"), "{error}");
 }
 
 /// A running node. Its drop kills it, also when a test fails.

@@ -3,22 +3,27 @@
 //! Deliberately absent: rules of its own. A directory cannot hold a store for the same reasons for which `ovl node`
 //! does not start on it.
 
+mod quirks;
+mod report;
+mod table;
+
 use std::{
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow};
-use clap::{Args, ValueEnum};
-use serde::Serialize;
+use anyhow::Context as _;
+use clap::Args;
 
 use super::{
     failure::Failure,
+    output::Format,
     values::{dir, required_check},
 };
 use crate::{
+    error::Explained,
     format,
-    overlay::{Feature, KernelFeatures, LAYER_LIMIT, PreflightError, root_usable},
+    overlay::{Feature, KernelFeatures, LAYER_LIMIT, refused_file_system},
     sys::{
         durable,
         flock::{self, Lock},
@@ -28,6 +33,7 @@ use crate::{
         statfs,
     },
 };
+use report::{Check, Report, Verdict};
 
 /// The lowest useful limit of open files. Each layer in use needs a descriptor, so it is enough for two of the deepest
 /// stacks.
@@ -35,6 +41,17 @@ const MIN_OPEN_FILES: u64 = 1024;
 
 /// Report what this kernel and the store's disk support, with the reason and the fix for each "no"
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The last line is for a report of a bug: the verdict, the kernel, the distribution and the file system.
+A normal user learns what can be found out without root.
+
+Exit codes: 0 usable; 1 not usable, or unknown without root; 2 the arguments cannot be used.
+
+Examples:
+  sudo ovl check                              the default store
+  sudo ovl check --root /data/ovl             another directory, or one that does not exist yet
+  ovl check | tail -n 1                       the line for a report"
+)]
 pub(super) struct CheckArgs {
     /// The directory of the store, or a parent of it; it need not exist yet. The driver's image and its chart set OVL_ROOT
     /// to the store of the driver
@@ -50,140 +67,141 @@ pub(super) struct CheckArgs {
     #[arg(long = "ignore-check", value_name = "NAME", value_parser = required_check)]
     ignored: Vec<String>,
     /// The format of the report
-    #[arg(short, long, default_value = "text")]
-    output: Output,
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    output: Format,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    /// A table
-    Text,
-    /// A JSON object
-    Json,
-}
-
-/// The result of all checks.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Report {
-    usable: bool,
-    root: PathBuf,
-    kernel: String,
-    machine: String,
-    /// The mount API by which layers are given to this kernel: `detached`, `attached` or `classic`.
-    mount_api: &'static str,
-    checks: Vec<Check>,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    required: bool,
-    ignored: bool,
-    /// A feature that is turned off and that no volume needs.
-    #[serde(skip)]
-    off: bool,
-    /// What was found, or why the check failed.
-    detail: String,
-    /// What to do about a failed check.
-    fix: Option<&'static str>,
-}
-
-impl Check {
-    fn new(name: &'static str, found: Result<String, String>, fix: &'static str) -> Self {
-        let ok = found.is_ok();
-        let (Ok(detail) | Err(detail)) = found;
-        let fix = (!ok).then_some(fix);
-        Self { name, ok, required: false, ignored: false, off: false, detail, fix }
-    }
-
-    fn required(self) -> Self {
-        Self { required: true, ..self }
-    }
-}
-
-/// Prints the report. Fails where `ovl node` would not start.
+/// Prints the report. Fails where `ovl node` would not start, and where only root can find that out.
 pub(super) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let report = report(args)?;
-    let text = match args.output {
-        Output::Text => table(&report),
-        Output::Json => {
-            serde_json::to_string_pretty(&report).context("cannot write the report")? + "\n"
-        }
-    };
-    io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
-    if report.usable {
-        return Ok(());
-    }
-    let failed = report.checks.iter().filter(|check| check.required && !check.ok && !check.ignored);
+    args.output.print(&report, || table::table(&report))?;
+    let failed = report.checks.iter().filter(|check| check.fails());
     let failed: Vec<&str> = failed.map(|check| check.name).collect();
     let root = report.root.display();
-    Err(Failure::Failed(anyhow!("{root} cannot hold a store: {}", failed.join(", "))))
+    let why =
+        match report.verdict {
+            Verdict::Usable => return Ok(()),
+            Verdict::NotUsable => Explained::new(format!("{root} cannot hold a store"))
+                .why(format!("these checks failed: {}", failed.join(", ")))
+                .fix("the report has the fix of each"),
+            Verdict::Unknown => Explained::new(format!(
+                "it is not known whether {root} can hold a store"
+            ))
+            .why("nothing that was found speaks against it, and only root can find out the rest")
+            .fix("run it as root, for example with sudo"),
+        };
+    Err(Failure::Failed(why.into()))
 }
 
 fn report(args: &CheckArgs) -> anyhow::Result<Report> {
     let existing = nearest_existing(&args.root);
     let scratch = Scratch::new(existing)?;
-    let features = KernelFeatures::probe(&LinuxMounts, &scratch.path)
-        .with_context(|| format!("cannot probe the kernel's features in {}", existing.display()))?;
-    let failed = root_usable(existing, &features, &[])?;
+    let is_root = host::is_root();
+    let features = match is_root {
+        true => Some(KernelFeatures::probe(&LinuxMounts, &scratch.path).with_context(|| {
+            format!("cannot probe the kernel's features in {}", existing.display())
+        })?),
+        false => None,
+    };
     let mut checks = vec![user()];
-    checks.extend(disk(existing, &scratch.path, &failed)?);
+    checks.extend(disk(existing, &scratch)?);
     checks.extend(Feature::ALL.into_iter().map(|feature| {
-        let found = features.get(feature).map(|()| feature.meaning().to_owned());
-        let check = Check::new(feature.name(), found, features.fix(feature));
+        let check = match &features {
+            Some(features) => {
+                let found = features.get(feature).map(|()| feature.meaning().to_owned());
+                Check::new(feature.name(), found, features.fix(feature))
+            }
+            None => without_root(feature),
+        };
         if feature.required() { check.required() } else { check }
     }));
     checks.extend(limits());
+    checks.extend(quirks::checks());
     for check in &mut checks {
         check.ignored = !check.ok && args.ignored.iter().any(|name| name == check.name);
     }
+    let verdict = match checks.iter().any(Check::fails) {
+        true => Verdict::NotUsable,
+        false if is_root => Verdict::Usable,
+        false => Verdict::Unknown,
+    };
     Ok(Report {
-        usable: checks.iter().all(|check| check.ok || !check.required || check.ignored),
+        verdict,
+        usable: verdict == Verdict::Usable,
         root: args.root.clone(),
         kernel: host::release(),
+        kernel_version: host::version(),
         machine: host::architecture(),
-        mount_api: match features.mount_api() {
+        distribution: host::distribution(),
+        file_system: statfs::of(existing)?.kind().unwrap_or("an unknown file system"),
+        mount_api: features.map(|features| match features.mount_api() {
             MountApi::Detached => "detached",
             MountApi::Attached => "attached",
             MountApi::Classic => "classic",
-        },
+        }),
         checks,
     })
 }
 
-fn user() -> Check {
-    let found = match host::is_root() {
-        true => Ok(String::new()),
-        false => {
-            Err("this process does not run as root, so it cannot mount anything to probe it"
-                .to_owned())
-        }
+/// What a normal user can find out about a feature: that the kernel does not have the file system at all.
+fn without_root(feature: Feature) -> Check {
+    let file_system = match feature {
+        Feature::Overlay => "overlay",
+        Feature::Erofs => "erofs",
+        _ => return Check::unknown(feature.name()),
     };
-    Check::new("root-user", found, "run it as root, in Kubernetes in a privileged container")
-        .required()
+    match host::has_file_system(file_system) {
+        Some(false) => {
+            let why =
+                format!("this kernel has no file system {file_system}, built in or as a module");
+            Check::new(feature.name(), Err(why), feature.needs())
+        }
+        _ => Check::unknown(feature.name()),
+    }
 }
 
-fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::Result<Vec<Check>> {
+fn user() -> Check {
+    match host::is_root() {
+        true => Check::new("root-user", Ok(String::new()), "").required(),
+        false => Check::unknown("root-user").required(),
+    }
+}
+
+fn disk(existing: &Path, scratch: &Scratch) -> anyhow::Result<Vec<Check>> {
     let space = statfs::of(existing)?;
     let kind = space.kind().unwrap_or("an unknown file system");
-    let file_system = match failed.iter().find(|check| check.name == "filesystem") {
-        Some(failed) => Check::new("filesystem", Err(failed.why.clone()), failed.fix),
+    let file_system = match refused_file_system(existing)? {
+        Some(refused) => Check::new("filesystem", Err(refused.why), refused.fix),
         None => Check::new("filesystem", Ok(format!("{kind} at {}", existing.display())), ""),
     };
-    let reflink = match fs_probe::reflink(scratch) {
+    let reflink = match fs_probe::reflink(&scratch.path) {
         Ok(true) => Ok(String::new()),
         Ok(false) => Err("the file system cannot share blocks between files".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let entries = match fs_probe::overlay_xattr_bytes(scratch) {
+    let reflink = match scratch.is_elsewhere {
+        true => Check::unknown("reflink"),
+        false => Check::new(
+            "reflink",
+            reflink,
+            "xfs (reflink=1) or btrfs; without it, a copy-up copies all bytes",
+        ),
+    };
+    let entries = match fs_probe::overlay_xattr_bytes(&scratch.path) {
         Ok(0) => Ok(String::new()),
         Ok(bytes) => Err(format!(
             "if a pod changes the owner, mode or name of a layer's file, the change takes {}, because overlay's xattrs do not fit into the inode",
             format::bytes(bytes)
         )),
         Err(error) => Err(error.to_string()),
+    };
+    let entries = match host::is_root() {
+        false => Check::unknown("small-entries"),
+        true => Check::new(
+            "small-entries",
+            entries,
+            "give the store a disk of its own, made with mkfs.ext4 -I 512, xfs or btrfs",
+        ),
     };
     let free = format!("{} free", format::part(space.available, space.total));
     Ok(vec![
@@ -194,16 +212,8 @@ fn disk(existing: &Path, scratch: &Path, failed: &[PreflightError]) -> anyhow::R
             Projects::probe(existing).map(|_| String::new()),
             "mount the disk with prjquota; without it, sizes are limited in memory volumes only",
         ),
-        Check::new(
-            "reflink",
-            reflink,
-            "xfs (reflink=1) or btrfs; without it, a copy-up copies all bytes",
-        ),
-        Check::new(
-            "small-entries",
-            entries,
-            "give the store a disk of its own, made with mkfs.ext4 -I 512, xfs or btrfs",
-        ),
+        reflink,
+        entries,
     ])
 }
 
@@ -219,16 +229,10 @@ fn limits() -> Vec<Check> {
         Some(0) => Err("none are allowed".to_owned()),
         Some(number) => Ok(format!("{number} at most")),
     };
-    let selinux = match host::selinux() {
-        true => "the mount option context= of the kubelet is used",
-        false => "it is needed only if pods must have SELinux labels",
-    };
-    let selinux = Check::new("selinux", Ok(selinux.to_owned()), "");
     vec![
         Check::new("open-files", files, "raise the limit (ulimit -Hn) to 1024 or more"),
         Check::new("user-namespaces", namespaces, "raise the sysctl user.max_user_namespaces"),
         Check::new("layers", Ok(format!("{LAYER_LIMIT} per volume")), ""),
-        Check { off: !host::selinux(), ..selinux },
     ]
 }
 
@@ -241,6 +245,8 @@ fn nearest_existing(root: &Path) -> &Path {
 /// everything in its staging directory that is not.
 struct Scratch {
     path: PathBuf,
+    /// Whether it is not on the disk of the store, which a normal user cannot write.
+    is_elsewhere: bool,
     _lock: Lock,
 }
 
@@ -255,8 +261,11 @@ impl Scratch {
             Err(e) if host::is_root() => {
                 Err(e).with_context(|| format!("cannot make a directory in {}", dir.display()))
             }
-            // Without root no feature can be probed, so another directory gives the same report.
-            Err(_) => Ok(Self::in_dir(&std::env::temp_dir())?),
+            Err(_) => {
+                let mut scratch = Self::in_dir(&std::env::temp_dir())?;
+                scratch.is_elsewhere = true;
+                Ok(scratch)
+            }
             made => Ok(made?),
         }
     }
@@ -265,7 +274,7 @@ impl Scratch {
         let path = dir.join(format!(".ovl-check-{}", std::process::id()));
         loop {
             if let Some(_lock) = flock::create_locked_dir(&path)? {
-                return Ok(Self { path, _lock });
+                return Ok(Self { path, is_elsewhere: false, _lock });
             }
         }
     }
@@ -277,37 +286,4 @@ impl Drop for Scratch {
             tracing::warn!(%error, "cannot remove the directory of the probes");
         }
     }
-}
-
-fn table(report: &Report) -> String {
-    let Report { root, kernel, machine, mount_api, .. } = report;
-    let mut text = format!(
-        "kernel {kernel} ({machine}), mount API {mount_api}\nstore  {}\n\n",
-        root.display()
-    );
-    let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-    for (title, required) in [("required", true), ("optional", false)] {
-        text += title;
-        text += "\n";
-        for check in report.checks.iter().filter(|check| check.required == required) {
-            let result = match (check.ok, check.ignored) {
-                (true, _) if check.off => "off",
-                (true, _) => "yes",
-                (false, true) => "no, ignored",
-                (false, false) => "no",
-            };
-            let name = check.name;
-            let line = format!("  {name:width$}  {result:3}  {}", check.detail);
-            text += line.trim_end();
-            if let Some(fix) = check.fix {
-                text += &format!("\n  {:width$}       -> {fix}", "");
-            }
-            text += "\n";
-        }
-    }
-    text += match report.usable {
-        true => "\nusable\n",
-        false => "\nnot usable\n",
-    };
-    text
 }

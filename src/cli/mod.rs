@@ -21,6 +21,7 @@ mod controller;
 mod crd;
 mod failure;
 mod node;
+mod output;
 mod registry_secrets;
 mod snapshot;
 mod uninstall;
@@ -28,11 +29,7 @@ mod values;
 mod volume_attributes;
 mod workspaces;
 
-use std::{
-    env,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{env, process::ExitCode};
 
 use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -52,8 +49,22 @@ const UNUSABLE: u8 = 2;
 /// The exit code for a workspace that another command uses.
 const BUSY: u8 = 3;
 
+/// The last lines of `--help`.
+const EXAMPLES: &str = "\
+Workspaces need root. `ovl COMMAND --help` has all options and examples of a command.
+
+Exit codes: 0 done; 1 failed; 2 the arguments cannot be used, or changes would be lost; 3 with --no-wait: another
+command uses the workspace. `ovl run` has the exit code of its command.
+
+Examples:
+  ovl create box --over ~/project     a copy of a directory, without copying it
+  ovl run box -- make test            a command in it
+  ovl changes box                     what it changed
+  ovl apply box                       carry that into the directory
+  ovl scrub box                       remove the copy";
+
 #[derive(Debug, Parser)]
-#[command(name = "ovl", version, about)]
+#[command(name = "ovl", version, about, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -183,8 +194,7 @@ pub fn main() -> ExitCode {
         Err(Failure::Code(error, code)) => (error, ExitCode::from(code)),
     };
     match is_by_hand {
-        // If stderr is closed, the exit code says enough.
-        true => drop(writeln!(io::stderr(), "error: {error:#}")),
+        true => failure::report(&error),
         false => tracing::error!("{error:#}"),
     }
     code

@@ -54,7 +54,7 @@ use tokio::runtime::Runtime;
 
 pub use parse::parsed;
 #[cfg(target_os = "linux")]
-pub(crate) use table::plain as plain_table;
+pub(crate) use {print::clean, table::plain as plain_table};
 
 use crate::telemetry;
 use args::{ClusterArgs, Output};

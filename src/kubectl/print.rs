@@ -44,7 +44,7 @@ pub(super) fn note(text: &str) {
 }
 
 /// The text with control characters as escapes, except newlines.
-pub(super) fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

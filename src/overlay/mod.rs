@@ -40,7 +40,7 @@ pub use features::KernelFeatures;
 pub use index::partly_named_files;
 pub use options::{Options, Xino};
 pub use plan::{Plan, Spec};
-pub use preflight::{PreflightError, root_usable};
+pub use preflight::{PreflightError, refused_file_system, root_usable};
 pub use stack::{Lower, RequiredFeatures, Stack};
 pub use upper::{UpperAndWork, clear_volatile_marker};
 

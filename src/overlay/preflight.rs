@@ -48,8 +48,7 @@ pub fn root_usable(
     features: &KernelFeatures,
     ignored: &[String],
 ) -> io::Result<Vec<PreflightError>> {
-    let mut failed: Vec<PreflightError> =
-        file_system(statfs::of(root)?.kind()).into_iter().collect();
+    let mut failed: Vec<PreflightError> = refused_file_system(root)?.into_iter().collect();
     for feature in Feature::ALL.into_iter().filter(|feature| feature.required()) {
         if let Err(why) = features.get(feature) {
             failed.push(PreflightError { name: feature.name(), why, fix: features.fix(feature) });
@@ -57,6 +56,14 @@ pub fn root_usable(
     }
     failed.retain(|check| !ignored.iter().any(|name| name == check.name));
     Ok(failed)
+}
+
+/// The check of the type of the file system of `root` alone, which needs no root.
+///
+/// # Errors
+/// The root does not exist, or statfs(2) fails on it.
+pub fn refused_file_system(root: &Path) -> io::Result<Option<PreflightError>> {
+    Ok(file_system(statfs::of(root)?.kind()))
 }
 
 /// Refuses the file systems of [`REFUSED`]. For ZFS and unknown file systems the probe alone decides: some releases of

@@ -18,6 +18,59 @@ pub fn release() -> String {
     uname().release().to_string_lossy().into_owned()
 }
 
+/// The version of the running kernel, which distributions number themselves (`uname -v`).
+pub fn version() -> String {
+    uname().version().to_string_lossy().into_owned()
+}
+
+/// The name of the distribution, such as `Debian GNU/Linux 13 (trixie)`, from os-release(5). `None` without the file.
+pub fn distribution() -> Option<String> {
+    let files = ["/etc/os-release", "/usr/lib/os-release"];
+    let text = files.into_iter().find_map(|file| fs::read_to_string(file).ok())?;
+    pretty_name(&text)
+}
+
+fn pretty_name(os_release: &str) -> Option<String> {
+    let value = |key: &str| {
+        let mut lines = os_release.lines();
+        let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+        Some(value.trim().trim_matches(['"', '\'']).to_owned())
+    };
+    value("PRETTY_NAME").or_else(|| value("NAME")).filter(|name| !name.is_empty())
+}
+
+/// The number of a sysctl, such as `kernel.unprivileged_userns_clone`. `None` if this kernel does not have it.
+pub fn sysctl(name: &str) -> Option<u64> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Whether this kernel has the file system, built in or as a module that it can load. `None` if that cannot be seen.
+pub fn has_file_system(name: &str) -> Option<bool> {
+    let listed = fs::read_to_string("/proc/filesystems").ok()?;
+    if listed.lines().any(|line| line.split_whitespace().last() == Some(name)) {
+        return Some(true);
+    }
+    let modules = Path::new("/lib/modules").join(release()).join("modules.dep");
+    let module = format!("/{name}.ko");
+    Some(fs::read_to_string(modules).ok()?.lines().any(|line| line.contains(&module)))
+}
+
+/// The AppArmor profile that confines this process. `None` if none does.
+pub fn apparmor_profile() -> Option<String> {
+    let files = ["/proc/self/attr/apparmor/current", "/proc/self/attr/current"];
+    let is_on = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    is_on.ok().filter(|text| text.trim() == "Y")?;
+    let profile = files.into_iter().find_map(|file| fs::read_to_string(file).ok())?;
+    let profile = profile.trim_end_matches(['\0', '\n']);
+    (profile != "unconfined" && !profile.is_empty()).then(|| profile.to_owned())
+}
+
+/// Whether SELinux refuses what its policy does not allow. `None` if this process does not see that.
+pub fn selinux_enforces() -> Option<bool> {
+    Some(fs::read_to_string("/sys/fs/selinux/enforce").ok()?.trim() == "1")
+}
+
 /// The machine's architecture, such as `x86_64` (`uname -m`).
 pub fn architecture() -> String {
     uname().machine().to_string_lossy().into_owned()
@@ -48,7 +101,7 @@ pub fn selinux() -> bool {
 
 /// The number of user namespaces that a user may have. `None` if the kernel is built without them.
 pub fn user_namespaces() -> Option<u64> {
-    fs::read_to_string("/proc/sys/user/max_user_namespaces").ok()?.trim().parse().ok()
+    sysctl("user.max_user_namespaces")
 }
 
 /// The addresses of this machine, in the network namespace of this process. They can change at any time.
@@ -109,6 +162,22 @@ Local:
         let list = "fd000000000000000000000000000002 04 40 00 82     eth0\n";
         assert_eq!(v6_addresses(list), ["fd00::2".parse::<IpAddr>().unwrap()]);
         assert!(addresses().unwrap().contains(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    }
+
+    #[test]
+    fn the_name_of_a_distribution_is_the_one_for_people() {
+        let name = |text: &str| pretty_name(text);
+        let debian = "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n";
+        assert_eq!(name(debian).as_deref(), Some("Debian GNU/Linux 13 (trixie)"));
+        assert_eq!(name("NAME='Small'\nID=small\n").as_deref(), Some("Small"));
+        assert_eq!(name("ID=none\n"), None);
+    }
+
+    #[test]
+    fn the_file_systems_of_the_kernel_are_found() {
+        assert_eq!(has_file_system("proc"), Some(true));
+        assert_ne!(has_file_system("no-such-file-system"), Some(true));
+        assert_eq!(sysctl("kernel.no_such_setting"), None);
     }
 
     #[test]

@@ -45,13 +45,10 @@ struct AppliedRecord {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyFailure {
     /// The workspace cannot be read.
-    #[error(transparent)]
     Workspace(#[from] WorkspaceError),
     /// The directory cannot be written, or has conflicts.
-    #[error(transparent)]
     Apply(#[from] ApplyError),
     /// A tree has no directory of its own.
-    #[error("workspace {0} was not made over a directory; name the directory with --to DIR")]
     NoDirectory(String),
 }
 

@@ -9,59 +9,76 @@ use std::{
 };
 
 use super::error::WorkspaceError;
-use crate::sys::{fs_probe, mounts::Mount, statfs, subvolumes};
+use crate::{
+    error::Explained,
+    sys::{fs_probe, mounts::Mount, statfs, subvolumes},
+};
 
 /// Checks that the absolute path `dir`, without symlinks, can be the directory of a copy whose store is at `root`.
 ///
 /// # Errors
 /// [`WorkspaceError::Directory`], with the reason and what to do.
 pub(super) fn directory(dir: &Path, root: &Path, table: &[Mount]) -> Result<(), WorkspaceError> {
-    let refused = |why: String| WorkspaceError::Directory { path: dir.to_owned(), why };
-    let found = fs::symlink_metadata(dir).map_err(|e| refused(e.to_string()))?;
+    let refused = |why: Explained| WorkspaceError::Directory { path: dir.to_owned(), why };
+    let found = fs::symlink_metadata(dir);
+    let found = found.map_err(|e| refused(Explained::because(e.to_string())))?;
     if !found.is_dir() {
-        return Err(refused("it is not a directory".to_owned()));
+        return Err(refused(Explained::because("it is not a directory")));
     }
     if root.starts_with(dir) {
-        return Err(refused(format!(
-            "the store {} is in it, so the copy would contain itself; choose a store elsewhere with --root",
-            root.display()
-        )));
+        return Err(refused(
+            Explained::because(format!(
+                "the store {} is in it, so the copy would contain itself",
+                root.display()
+            ))
+            .fix("choose a store elsewhere with --root"),
+        ));
     }
     if dir.starts_with(root) {
-        return Err(refused(format!("it is a part of the store {}", root.display())));
+        let why = format!("it is a part of the store {}", root.display());
+        return Err(refused(Explained::because(why)));
     }
     if let Some(workspace) = shown_by(dir, table) {
-        return Err(refused(format!(
-            "workspace {workspace} shows it here, and the copy would be of the directory below, without the changes of that workspace; \
-             use `ovl fork {workspace} NAME` for a copy of both"
-        )));
+        return Err(refused(
+            Explained::because(format!(
+                "workspace {workspace} shows it here, and the copy would be of the directory below, without the changes of \
+                 that workspace"
+            ))
+            .fix(format!("use `ovl fork {workspace} NAME` for a copy of both")),
+        ));
     }
     if let Some(worktree) = linked_worktree(dir) {
-        return Err(refused(format!(
-            "it is a linked git worktree: a commit in the copy would move the branch of {}; make the copy over the main \
-             checkout, or over a clone",
-            worktree.display()
-        )));
+        return Err(refused(
+            Explained::because(format!(
+                "it is a linked git worktree: a commit in the copy would move the branch of {}",
+                worktree.display()
+            ))
+            .fix("make the copy over the main checkout, or over a clone"),
+        ));
     }
     if fs_probe::folds_case(dir).unwrap_or(false) {
         return Err(refused(
-            "its names ignore upper and lower case (chattr +F), which overlay cannot merge; copy it to a directory without \
-             this"
-                .to_owned(),
+            Explained::because(
+                "its names ignore upper and lower case (chattr +F), which overlay cannot merge",
+            )
+            .fix("copy it to a directory without this"),
         ));
     }
     if is_other_subvolume(dir, root, table)? {
         let way_out = match usable_root(dir, table) {
-            Some(root) => format!("--root {} works", root.display()),
+            Some(root) => format!("use --root {}", root.display()),
             None => "choose a store on another file system with --root, or make the copy over a directory of this \
                      subvolume"
                 .to_owned(),
         };
-        return Err(refused(format!(
-            "the store {} is in another subvolume of the same btrfs, so different files of the copy would have the same \
-             inode number, and `cp` and `tar` would mix them up; {way_out}",
-            root.display()
-        )));
+        return Err(refused(
+            Explained::because(format!(
+                "the store {} is in another subvolume of the same btrfs, so different files of the copy would have the \
+                 same inode number, and `cp` and `tar` would mix them up",
+                root.display()
+            ))
+            .fix(way_out),
+        ));
     }
     no_subvolume_below(dir)
 }
@@ -75,27 +92,28 @@ pub(super) fn no_subvolume_below(dir: &Path) -> Result<(), WorkspaceError> {
     let Some(first) = subvolumes::below(dir)?.into_iter().next() else { return Ok(()) };
     Err(WorkspaceError::Directory {
         path: dir.to_owned(),
-        why: format!(
+        why: Explained::because(format!(
             "the btrfs subvolume {} is in it, so different files of the copy would have the same inode number, and `cp` and \
-             `tar` would mix them up; make the copy over a directory without subvolumes, or make an ordinary directory of \
-             the subvolume",
+             `tar` would mix them up",
             first.display()
-        ),
+        ))
+        .fix("make the copy over a directory without subvolumes, or make an ordinary directory of the subvolume"),
     })
 }
 
 /// What to write for a directory over which the kernel makes no overlay.
-pub(super) fn unmountable(dir: &Path, error: &WorkspaceError) -> String {
+pub(super) fn unmountable(dir: &Path, error: &WorkspaceError) -> Explained {
     let kind = statfs::of(dir).ok().and_then(|space| space.kind());
     match kind {
-        Some("overlay") => format!(
-            "it is on an overlay over another overlay, and Linux allows only two, one over the other ({error}); make the \
-             workspace over a directory of a disk, or copy this one there"
-        ),
-        _ => format!(
-            "its file system ({}) cannot be below an overlay ({error}); copy it to a disk with ext4, xfs or btrfs",
+        Some("overlay") => Explained::because(format!(
+            "it is on an overlay over another overlay, and Linux allows only two, one over the other ({error})"
+        ))
+        .fix("make the workspace over a directory of a disk, or copy this one there"),
+        _ => Explained::because(format!(
+            "its file system ({}) cannot be below an overlay ({error})",
             kind.unwrap_or("unknown")
-        ),
+        ))
+        .fix("copy it to a disk with ext4, xfs or btrfs"),
     }
 }
 

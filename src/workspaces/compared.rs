@@ -38,10 +38,8 @@ pub enum Before {
 #[derive(Debug, thiserror::Error)]
 pub enum ExportFailure {
     /// The workspace cannot be read.
-    #[error(transparent)]
     Workspace(#[from] WorkspaceError),
     /// The directory cannot be written.
-    #[error(transparent)]
     Export(#[from] ExportError),
 }
 

@@ -13,6 +13,7 @@ use super::{
     sources::Stacked,
 };
 use crate::{
+    error::Explained,
     layers::{LayerKey, WorkspaceBase, WorkspaceName, WorkspaceRecord},
     sys::clock,
 };
@@ -46,8 +47,9 @@ impl Workspaces {
         dir: &Path,
         options: &CreateOptions,
     ) -> Result<CreatedCopy, WorkspaceError> {
-        let refused = |why: String| WorkspaceError::Directory { path: dir.to_owned(), why };
-        let directory = dir.canonicalize().map_err(|e| refused(e.to_string()))?;
+        let refused = |why| WorkspaceError::Directory { path: dir.to_owned(), why };
+        let directory =
+            dir.canonicalize().map_err(|e| refused(Explained::because(e.to_string())))?;
         let table = self.mounts.table()?;
         checks::directory(&directory, self.root(), &table)?;
         let record = new_record(WorkspaceBase::Directory(directory.clone()), options);

@@ -7,10 +7,11 @@ use std::{
 
 use crate::{
     changeset::CompareError,
+    error::Explained,
     layers::{
         AddError, CollectError, LowerError, OpenError, ReserveError, StateName, WorkspaceName,
     },
-    overlay::{OverlayError, PlanError},
+    overlay::{OverlayError, PlanError, PreflightError},
     sys::{clone::CloneError, durable::at, mount_namespaces, mounts::MountError},
 };
 
@@ -18,23 +19,19 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
     /// The store cannot be opened.
-    #[error(transparent)]
     Store(#[from] OpenError),
     /// Only root can mount overlays of this kind.
-    #[error(
-        "workspaces need root, because they are mounted; run the command as root, for example with sudo"
-    )]
     NotRoot,
     /// The directory cannot hold a store.
-    #[error("{} cannot hold a store: {why}; choose another directory with --root", root.display())]
     Unusable {
         /// The directory.
         root: PathBuf,
-        /// The failed check, with its fix.
-        why: String,
+        /// The type of its file system, if it is known.
+        kind: Option<&'static str>,
+        /// The failed check.
+        check: PreflightError,
     },
     /// There is no such workspace.
-    #[error("there is no workspace {name}; `ovl list` shows those of {}", root.display())]
     Unknown {
         /// The name.
         name: WorkspaceName,
@@ -42,7 +39,6 @@ pub enum WorkspaceError {
         root: PathBuf,
     },
     /// The workspace has no such snapshot.
-    #[error("workspace {workspace} has no snapshot {state}; {}", Known(known))]
     UnknownState {
         /// The workspace.
         workspace: WorkspaceName,
@@ -52,15 +48,8 @@ pub enum WorkspaceError {
         known: Vec<StateName>,
     },
     /// The name of a workspace is taken.
-    #[error(
-        "a workspace {0} exists already; choose another name, or remove it with `ovl scrub {0}`"
-    )]
     Taken(WorkspaceName),
     /// The name of a snapshot is taken.
-    #[error(
-        "workspace {workspace} has a snapshot {state} already; choose another name, or remove it with \
-         `ovl remove {workspace} {state}`"
-    )]
     StateTaken {
         /// The workspace.
         workspace: WorkspaceName,
@@ -68,15 +57,8 @@ pub enum WorkspaceError {
         state: StateName,
     },
     /// The name has a meaning of its own.
-    #[error(
-        "{0:?} cannot be the name of a snapshot, because it has a meaning of its own; choose another name"
-    )]
     Reserved(String),
     /// Another command has the lock of the workspace.
-    #[error(
-        "workspace {name} is in use by another command ({}); try again when it has ended",
-        Processes(pids)
-    )]
     Busy {
         /// The workspace.
         name: WorkspaceName,
@@ -84,7 +66,6 @@ pub enum WorkspaceError {
         pids: Vec<u32>,
     },
     /// The workspace is mounted, or commands run in it.
-    #[error("cannot {action} workspace {name} while it is {how}")]
     InUse {
         /// What was requested.
         action: &'static str,
@@ -94,9 +75,6 @@ pub enum WorkspaceError {
         how: InUse,
     },
     /// Processes use files of the mount.
-    #[error(
-        "cannot unmount {}: it is in use by {}; end them, or let them leave the directory", path.display(), Processes(pids)
-    )]
     BusyMount {
         /// Where it is mounted.
         path: PathBuf,
@@ -104,27 +82,17 @@ pub enum WorkspaceError {
         pids: Vec<u32>,
     },
     /// The workspace is not mounted.
-    #[error("workspace {0} is not mounted")]
     NotMounted(WorkspaceName),
     /// A rollback would lose changes.
-    #[error(
-        "a rollback of workspace {0} loses its changes since the last snapshot; repeat it with --yes, or keep them with \
-         --keep NAME"
-    )]
     WouldLose(WorkspaceName),
     /// The directory of a copy cannot be used.
-    #[error("cannot make a workspace over {}: {why}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// The reason, and what to do.
-        why: String,
+        /// The reason, and perhaps what to do.
+        why: Explained,
     },
     /// The directory of a copy does not exist any more.
-    #[error(
-        "workspace {name} was made over {}, which cannot be opened: {source}; put the directory back, or remove the \
-         workspace with `ovl scrub {name}`", path.display()
-    )]
     DirectoryGone {
         /// The workspace.
         name: WorkspaceName,
@@ -134,7 +102,6 @@ pub enum WorkspaceError {
         source: MountError,
     },
     /// A source of layers cannot be used.
-    #[error("cannot use {text}: {why}")]
     Source {
         /// The source, as the user wrote it.
         text: String,
@@ -142,27 +109,18 @@ pub enum WorkspaceError {
         why: String,
     },
     /// A layer cannot be added.
-    #[error(transparent)]
     Add(#[from] AddError),
     /// A layer cannot be opened.
-    #[error(transparent)]
     Lower(#[from] LowerError),
     /// The upper that was to become a layer is missing.
-    #[error(
-        "workspace {0} has lost its upper and the layer that was made of it; roll it back to a snapshot"
-    )]
     Lost(WorkspaceName),
     /// The stack breaks a rule of overlayfs.
-    #[error(transparent)]
     Plan(#[from] PlanError),
     /// The overlay cannot be made.
-    #[error(transparent)]
     Overlay(#[from] OverlayError),
     /// A mount operation failed.
-    #[error(transparent)]
     Mount(#[from] MountError),
     /// The overlay does not take writes.
-    #[error("workspace {name} was mounted, but a test write failed: {source}")]
     NotWritable {
         /// The workspace.
         name: WorkspaceName,
@@ -170,10 +128,6 @@ pub enum WorkspaceError {
         source: io::Error,
     },
     /// The private overlay over a directory cannot be made.
-    #[error(
-        "cannot make an overlay over {}: {source}; this needs Linux 6.15 for a directory of the workspace, and Linux allows \
-         only two overlays, one over the other; use --transient, which drops all changes", path.display()
-    )]
     OverlayOver {
         /// The directory.
         path: PathBuf,
@@ -181,7 +135,6 @@ pub enum WorkspaceError {
         source: Box<Self>,
     },
     /// A file of `--pre-copy-up` cannot be copied up.
-    #[error("cannot copy up {}: {source}", path.display())]
     CopyUp {
         /// The file.
         path: PathBuf,
@@ -189,7 +142,6 @@ pub enum WorkspaceError {
         source: io::Error,
     },
     /// The upper of a mounted workspace cannot be copied.
-    #[error("cannot copy the changes of workspace {name}: {source}")]
     Copy {
         /// The workspace.
         name: WorkspaceName,
@@ -197,19 +149,14 @@ pub enum WorkspaceError {
         source: CloneError,
     },
     /// There is not enough space for a copy.
-    #[error(transparent)]
     NoSpace(#[from] ReserveError),
     /// Two states cannot be compared.
-    #[error(transparent)]
     Compare(#[from] CompareError),
     /// Unused layers cannot be removed.
-    #[error(transparent)]
     Collect(#[from] CollectError),
     /// A node has volumes in the store.
-    #[error("the store {} has volumes of a node, which may need every layer; only `ovl node` removes layers there", .0.display())]
     HasVolumes(PathBuf),
     /// A file system operation failed.
-    #[error(transparent)]
     Disk(#[from] io::Error),
 }
 
@@ -220,17 +167,6 @@ pub enum InUse {
     Mounted(PathBuf),
     /// Mounted in the namespaces of these processes.
     Running(Vec<u32>),
-}
-
-impl fmt::Display for InUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mounted(path) => write!(f, "mounted at {}; unmount it first", path.display()),
-            Self::Running(pids) => {
-                write!(f, "used by {}; wait until they end, or end them", Processes(pids))
-            }
-        }
-    }
 }
 
 /// Processes in a message, with their names.
@@ -258,15 +194,15 @@ impl fmt::Display for Processes<'_> {
     }
 }
 
-/// The snapshots that a workspace has, in a message.
-struct Known<'a>(&'a [StateName]);
+/// What to do about an unknown snapshot of a workspace that has these.
+pub(super) struct Known<'a>(pub(super) &'a WorkspaceName, pub(super) &'a [StateName]);
 
 impl fmt::Display for Known<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(StateName::as_str).collect();
+        let names: Vec<_> = self.1.iter().map(StateName::as_str).collect();
         match &names[..] {
-            [] => f.write_str("it has none"),
-            names => write!(f, "it has {}", names.join(", ")),
+            [] => write!(f, "take one with `ovl snapshot {} SNAPSHOT`: it has none", self.0),
+            names => write!(f, "use one of {}", names.join(", ")),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     fs::File,
     io,
     os::unix::fs::MetadataExt as _,
@@ -20,7 +21,7 @@ use super::{
     paths::{join, split},
 };
 use crate::{
-    error::Class,
+    error::{Class, Explained},
     format,
     overlay_xattr::METACOPY,
     sys::{
@@ -36,10 +37,6 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// The directory is not there, or cannot be opened.
-    #[error(
-        "cannot export to {}: {source}; the directory must exist or its parent must, and no part of its path may be a symbolic link",
-        .dir.display()
-    )]
     Open {
         /// The directory.
         dir: PathBuf,
@@ -47,10 +44,8 @@ pub enum ExportError {
         source: io::Error,
     },
     /// The directory has content.
-    #[error("cannot export to {}: it is not empty; name a new or an empty directory", .0.display())]
     NotEmpty(PathBuf),
     /// Something cannot be read.
-    #[error("cannot export: cannot read {path}: {source}")]
     Read {
         /// The path in the workspace.
         path: String,
@@ -58,9 +53,6 @@ pub enum ExportError {
         source: io::Error,
     },
     /// Something cannot be written.
-    #[error(
-        "cannot export: cannot write {path}: {source}; remove the directory, fix the cause and export again"
-    )]
     Write {
         /// The path in the workspace.
         path: String,
@@ -68,11 +60,42 @@ pub enum ExportError {
         source: io::Error,
     },
     /// The caller stopped it.
-    #[error("the export was stopped; the directory is not complete")]
     Stopped,
 }
 
+impl fmt::Display for ExportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.explained().fmt(f)
+    }
+}
+
 impl ExportError {
+    /// Its parts for people.
+    pub fn explained(&self) -> Explained {
+        match self {
+            Self::Open { dir, source } => {
+                Explained::new(format!("cannot export to {}", dir.display()))
+                    .why(source.to_string())
+                    .fix(
+                        "the directory must exist or its parent must, and no part of its path may be a symbolic link",
+                    )
+            }
+            Self::NotEmpty(dir) => Explained::new(format!("cannot export to {}", dir.display()))
+                .why("it is not empty")
+                .fix("name a new or an empty directory"),
+            Self::Read { path, source } => {
+                Explained::because(format!("cannot read {path}: {source}"))
+            }
+            Self::Write { path, source } => {
+                Explained::because(format!("cannot write {path}: {source}"))
+                    .fix("remove the reason and the directory, and export again")
+            }
+            Self::Stopped => {
+                Explained::because("it was stopped; the directory is not complete")
+            }
+        }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {

@@ -1,6 +1,7 @@
 //! What a store has of workspaces, with their sizes.
 
 use std::{
+    cmp::Ordering,
     collections::{HashMap, HashSet},
     io,
     path::PathBuf,
@@ -62,7 +63,8 @@ impl Workspaces {
     /// # Errors
     /// There is no such workspace, or something of the store cannot be read.
     pub fn list(&self, only: Option<&WorkspaceName>) -> Result<Vec<Listed>, WorkspaceError> {
-        let all = self.store.workspaces.readable()?;
+        let mut all = self.store.workspaces.readable()?;
+        all.sort_by(|(one, _), (other, _)| natural_order(one.as_str(), other.as_str()));
         if let Some(name) = only
             && !all.iter().any(|(other, _)| other == name)
         {
@@ -164,5 +166,38 @@ impl Sizes<'_> {
         };
         self.known.insert(*key, bytes);
         Ok(bytes)
+    }
+}
+
+/// Compares names so that `box-2` is before `box-10`: numbers in them by their value, the rest by its bytes.
+fn natural_order(one: &str, other: &str) -> Ordering {
+    let parts = |name: &'_ str| -> Vec<String> {
+        let same = |a: &u8, b: &u8| a.is_ascii_digit() == b.is_ascii_digit();
+        let parts = name.as_bytes().chunk_by(same);
+        parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+    };
+    let number = |part: &str| -> Option<u128> { part.parse().ok() };
+    for (one, other) in parts(one).iter().zip(&parts(other)) {
+        let order = match (number(one), number(other)) {
+            (Some(one), Some(other)) => one.cmp(&other),
+            _ => one.cmp(other),
+        };
+        if order.is_ne() {
+            return order;
+        }
+    }
+    // One is the beginning of the other, or they differ in zeros before a number.
+    one.len().cmp(&other.len()).then_with(|| one.cmp(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_in_the_order_of_their_values() {
+        let mut names = ["box-10", "box", "box-2", "a-b", "box-02", "box-2-1", "1box", "box-"];
+        names.sort_by(|one, other| natural_order(one, other));
+        assert_eq!(names, ["1box", "a-b", "box", "box-", "box-2", "box-02", "box-2-1", "box-10"]);
     }
 }

@@ -41,6 +41,7 @@
 //! | `chains`, `stack` | the states of a store by ChainID, and the states that the commands of layers name |
 //! | `images` | the images of a store, and layers that are applied by hand |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
+//! | `error`, `explain` | why a command failed, and what that says to people |
 //! | `apply`, `export` | changes and trees, written into a directory |
 //! | `container` | runs a command in namespaces of its own; it knows no workspace |
 //!
@@ -62,6 +63,7 @@ pub mod container;
 mod copied;
 mod create;
 mod error;
+mod explain;
 mod export;
 mod fork;
 mod freeze;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{copied::Copied, error::WorkspaceError};
 use crate::{
     layers::{LayerStorage, Store, StoreLock, StoreSettings},
-    overlay::{Feature, KernelFeatures, PreflightError, root_usable},
+    overlay::{Feature, KernelFeatures, root_usable},
     sys::{
         durable::{self, at},
         host, limits,
@@ -62,7 +62,7 @@ impl Workspaces {
         let failed = root_usable(&root, &features, ignored_checks);
         if let Some(first) = failed.map_err(WorkspaceError::disk("look at", &root))?.first() {
             let kind = statfs::of(&root).ok().and_then(|space| space.kind());
-            return Err(WorkspaceError::Unusable { why: why_unusable(first, kind), root });
+            return Err(WorkspaceError::Unusable { root, kind, check: first.clone() });
         }
         let mounts = features.mounts(&lock.lowers())?;
         let storage = match features.has(Feature::Erofs) {
@@ -92,20 +92,6 @@ impl Workspaces {
     /// The store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
-    }
-}
-
-/// What a failed check means to a user, with the type of the file system.
-fn why_unusable(failed: &PreflightError, kind: Option<&str>) -> String {
-    let kind = kind.unwrap_or("of an unknown type");
-    match failed.name {
-        "filesystem" => format!("its file system is {kind}, and {failed}"),
-        name => {
-            let PreflightError { why, fix, .. } = failed;
-            format!(
-                "its file system is {kind}, and the check `{name}` failed ({why}); it needs {fix}"
-            )
-        }
     }
 }
 

@@ -38,7 +38,7 @@ const LOOK: usize = 8000;
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
     /// Something cannot be read.
-    #[error("cannot write the patch: cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}")]
     Read {
         /// The path.
         path: String,
@@ -46,10 +46,10 @@ pub enum PatchError {
         source: io::Error,
     },
     /// The output cannot be written.
-    #[error("cannot write the patch: {0}")]
+    #[error("cannot write it: {0}")]
     Output(#[from] io::Error),
     /// The caller stopped it.
-    #[error("the patch was stopped; it is not complete")]
+    #[error("it was stopped, and is not complete")]
     Stopped,
 }
 

@@ -66,19 +66,14 @@ pub struct RunOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The workspace cannot be mounted.
-    #[error(transparent)]
     Workspace(#[from] WorkspaceError),
     /// There is no such user.
-    #[error(transparent)]
     User(#[from] UserError),
     /// The container cannot be started.
-    #[error(transparent)]
     Container(#[from] ContainerError),
     /// There is no command.
-    #[error("workspace {0} has no command of its own; write one after --, or use `ovl shell {0}`")]
     NoCommand(String),
     /// An option is for the other kind of workspace.
-    #[error("{0}")]
     Unusable(&'static str),
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -11,6 +11,7 @@ use super::{chains::is_chain_id, error::WorkspaceError, lock::OnLocked, open::Wo
 use crate::{
     changeset::{self, LayerFeatures, Limits},
     digest::{BlobDigest, ManifestDigest},
+    error::Class,
     image::{Access, Image, ImageError, Keyring, LayerBlob, Local, Registries},
     layers::{
         AddError, ImageDetails, LayerKey, Lease, NewLayer, Origin, PackedBlob, SnapshotContents,
@@ -99,6 +100,7 @@ impl Workspaces {
         keyring: &Keyring,
     ) -> Result<Stacked, WorkspaceError> {
         let mut stacked = Stacked::default();
+        let mut copied: Vec<(&Path, LayerKey)> = Vec::new();
         for source in sources {
             match source {
                 Source::Reference(reference) => {
@@ -106,7 +108,11 @@ impl Workspaces {
                 }
                 Source::Files(text) => self.add_files(text, &mut stacked).await?,
                 Source::Tar(path) => self.add_tar(path, &mut stacked)?,
-                Source::RootFs(path) => self.add_directory(path, &mut stacked)?,
+                Source::RootFs(path) => match copied.iter().find(|(other, _)| other == path) {
+                    // One copy is enough for a directory that is named twice.
+                    Some((_, key)) => stacked.layers.push(*key),
+                    None => copied.push((path, self.add_directory(path, &mut stacked)?)),
+                },
                 Source::Chain(text) => {
                     let (layers, leases) = self.state(text, OnLocked::Wait)?.without_directory()?;
                     stacked.layers.extend(layers);
@@ -199,7 +205,11 @@ impl Workspaces {
     }
 
     /// A copy of a directory, as one layer.
-    fn add_directory(&self, path: &Path, stacked: &mut Stacked) -> Result<(), WorkspaceError> {
+    fn add_directory(
+        &self,
+        path: &Path,
+        stacked: &mut Stacked,
+    ) -> Result<LayerKey, WorkspaceError> {
         let text = format!("rootfs:{}", path.display());
         let path = path.canonicalize().map_err(|e| source_error(&text, e))?;
         let id = SnapshotId::unique("rootfs")?;
@@ -213,7 +223,15 @@ impl Workspaces {
             clone.sync()?;
             clone.catch_up(Round::Live, &|| true)
         };
-        copy(&mut clone).map_err(|e| source_error(&text, e))?;
+        copy(&mut clone).map_err(|error| match error {
+            // It is not the source that is full.
+            CloneError::Entry { source, .. } | CloneError::Records(source)
+                if Class::of_disk(&source) == Class::Exhausted =>
+            {
+                io::Error::new(source.kind(), format!("cannot copy {text}: {source}")).into()
+            }
+            error => source_error(&text, error),
+        })?;
         let (contents, dirty) = (clone.contents(), clone.dirty());
         drop(clone);
         let features = LayerFeatures::default();
@@ -221,7 +239,7 @@ impl Workspaces {
         let key = staged.key();
         staged.commit(contents, dirty)?;
         stacked.layers.push(key);
-        Ok(())
+        Ok(key)
     }
 
     /// The key of a layer that the store has already, alone or on top of the layers `below`.

@@ -122,3 +122,20 @@ async fn privileged_a_tar_and_a_directory_are_layers() {
     }
     assert_eq!(machine.all.list(None).unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root: mounts overlays"]
+async fn privileged_a_directory_that_is_named_twice_is_copied_once() {
+    let (machine, registry) = (Machine::new(), FakeRegistry::start().await);
+    let dir = machine.scratch.dir("base");
+    fs::write(dir.join("file"), "text").unwrap();
+    let source: Source = format!("rootfs:{}", dir.display()).parse().unwrap();
+    let (registries, none) = (registry.registries(), Keyring::default());
+    let sources = [source.clone(), source];
+    let stacked = machine.all.add_sources(&sources, &registries, &none).await.unwrap();
+    assert_eq!(stacked.layers[0], stacked.layers[1]);
+    let options = CreateOptions::default();
+    machine.all.create_tree(&workspace("one"), Vec::new(), stacked, &options).unwrap();
+    let expected: Files = [("file".to_owned(), "text".to_owned())].into_iter().collect();
+    assert_eq!(files(&machine, "one"), expected);
+}

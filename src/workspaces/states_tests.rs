@@ -97,7 +97,7 @@ fn privileged_a_rollback_goes_back_and_later_snapshots_stay() {
     one.rollback(&state("s2")).unwrap();
     assert_eq!(one.files(), with("c", "2"));
     let unknown = one.rollback(&state("no")).unwrap_err().to_string();
-    assert_eq!(unknown, "workspace one has no snapshot no; it has postinit, s1, s2");
+    assert_eq!(unknown, "workspace one has no snapshot no; use one of postinit, s1, s2");
     assert_eq!(one.current(), ["s2"]);
 }
 
@@ -149,7 +149,7 @@ fn privileged_a_mounted_workspace_refuses_what_would_change_it_and_takes_a_snaps
     {
         let error = refused.unwrap_err().to_string();
         assert!(
-            error.starts_with(&format!("cannot {action} workspace one while it is mounted at")),
+            error.starts_with(&format!("cannot {action} workspace one: it is mounted at")),
             "{error}"
         );
     }
@@ -167,9 +167,9 @@ fn privileged_a_mounted_workspace_refuses_what_would_change_it_and_takes_a_snaps
     assert_eq!(one.files(), with("c", "1"));
     one.mount(None).unwrap();
     let refused = one.rename(&workspace("x")).unwrap_err().to_string();
-    assert!(refused.starts_with("cannot rename workspace one while it is mounted at"), "{refused}");
+    assert!(refused.starts_with("cannot rename workspace one: it is mounted at"), "{refused}");
     let refused = machine.lock("one").scrub().unwrap_err().to_string();
-    assert!(refused.starts_with("cannot remove workspace one while it is mounted at"), "{refused}");
+    assert!(refused.starts_with("cannot remove workspace one: it is mounted at"), "{refused}");
     machine.lock("one").umount().unwrap();
     machine.lock("one").rename(&workspace("x")).unwrap();
     assert_eq!(machine.lock("x").current(), ["s"]);

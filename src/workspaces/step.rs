@@ -51,23 +51,12 @@ pub enum Stepped {
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// The workspace has changes, which would be a part of the result and not of the key.
-    #[error(
-        "workspace {0} has changes since its last state, which a step would mix with its own; keep them with \
-         `ovl snapshot {0} NAME`, or drop them with `ovl clean {0}`"
-    )]
     HasChanges(String),
     /// It is a copy, whose directory goes on living.
-    #[error(
-        "workspace {0} was made over a directory, which can change; steps need a tree of images"
-    )]
     Copy(String),
     /// An option drops the result.
-    #[error(
-        "a step keeps its result, so {0} cannot be used with it; `ovl run {0}` drops the changes of a command"
-    )]
     Dropped(&'static str),
     /// A pattern is not valid.
-    #[error("--input {pattern}: {why}")]
     Pattern {
         /// The pattern.
         pattern: String,
@@ -75,15 +64,10 @@ pub enum StepError {
         why: String,
     },
     /// A pattern matches no file.
-    #[error(
-        "--input {0} matches no file of the directories of --bind, so the result would not depend on any; correct it"
-    )]
     NoMatch(String),
     /// An input cannot be read.
-    #[error("cannot read the inputs of the step: {0}")]
     Input(io::Error),
     /// The command was not run.
-    #[error(transparent)]
     Run(#[from] RunError),
 }
 

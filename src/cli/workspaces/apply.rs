@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{
-    args::StoreArgs,
-    output::{message, print, say},
-};
+use super::args::StoreArgs;
 use crate::{
-    cli::failure::Failure,
+    cli::{
+        failure::Failure,
+        output::{print, say},
+    },
     format,
     layers::WorkspaceName,
     workspaces::{ApplyFailure, ApplyOptions, OnConflict},
@@ -29,7 +29,7 @@ Examples:
 )]
 pub(in crate::cli) struct ApplyArgs {
     /// The workspace
-    name: WorkspaceName,
+    pub(super) name: WorkspaceName,
     /// Carry them into this directory [default: the one that the workspace was made over]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
@@ -76,8 +76,8 @@ pub(super) fn run(args: &ApplyArgs) -> Result<(), Failure> {
     let mut workspace = all.lock(&args.name, args.store.on_locked())?;
     let applied = workspace.apply(to.as_deref(), options).map_err(|error| match error {
         ApplyFailure::Workspace(error) => error.into(),
-        ApplyFailure::NoDirectory(_) => Failure::Unusable(message(error)),
-        ApplyFailure::Apply(_) => Failure::Failed(message(error)),
+        ApplyFailure::NoDirectory(_) => Failure::Unusable(error.explained().into()),
+        ApplyFailure::Apply(_) => Failure::Failed(error.explained().into()),
     })?;
     for kept in &applied.kept {
         say(&format!("kept: /{}: {}", format::path(&kept.path), kept.reason));
@@ -96,5 +96,5 @@ pub(super) fn run(args: &ApplyArgs) -> Result<(), Failure> {
     }
     let paths: String =
         applied.carried.iter().map(|path| format!("/{}\n", format::path(path))).collect();
-    print(&paths)
+    Ok(print(&paths)?)
 }

@@ -1,21 +1,30 @@
 //! The arguments of the commands of workspaces.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 
-use super::output::{message, say_copied};
+use super::notes::say_copied;
 use crate::{
     cli::{
         failure::Failure,
+        output::Format,
         values::{dir, duration, required_check},
     },
+    error::Explained,
     layers::{StateName, StoreReader, WorkspaceName},
-    workspaces::{Before, Compared, NameAt, OnLocked, Workspaces},
+    workspaces::{Before, Compared, NameAt, OnLocked, WorkspaceError, Workspaces},
 };
 
 /// The most forks of one command.
 pub(super) const MOST_FORKS: usize = 1000;
+
+/// Parses a name that clap takes as text.
+pub(super) fn parsed<T: FromStr<Err: Display>>(argument: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error| {
+        Failure::Unusable(Explained::because(format!("{argument} {text:?}: {error}")).into())
+    })
+}
 
 /// The store of a command.
 #[derive(Debug, Args)]
@@ -51,7 +60,7 @@ impl StoreArgs {
 
     /// Opens the store for reading, without a lock. `None` if there is none.
     pub(super) fn reader(&self) -> Result<Option<StoreReader>, Failure> {
-        StoreReader::open(&self.root).map_err(|error| Failure::Failed(message(error)))
+        Ok(StoreReader::open(&self.root).map_err(WorkspaceError::from)?)
     }
 
     pub(super) fn on_locked(&self) -> OnLocked {
@@ -76,10 +85,7 @@ impl ComparedArgs {
         let before = match self.against.as_deref() {
             None => None,
             Some("current") => Some(Before::Current),
-            Some(name) => {
-                let unusable = |e| Failure::Unusable(anyhow::Error::new(e).context("--against"));
-                Some(Before::Snapshot(name.parse().map_err(unusable)?))
-            }
+            Some(name) => Some(Before::Snapshot(parsed("--against", name)?)),
         };
         Ok(Compared { before, after: self.name.state.clone() })
     }
@@ -101,6 +107,9 @@ pub(in crate::cli) struct MountArgs {
 
 /// Unmount a workspace
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ovl umount box
+  ovl umount --all")]
 pub(in crate::cli) struct UmountArgs {
     /// The workspace
     #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -133,6 +142,14 @@ pub(in crate::cli) struct SnapshotArgs {
 
 /// Go back to a snapshot. Changes since the last snapshot are lost
 #[derive(Debug, Args)]
+#[command(
+    after_help = "It asks at a terminal before changes are lost. Without a terminal it fails with exit code 2 and changes nothing,
+unless it has --yes or --keep.
+
+Examples:
+  ovl rollback box postinit                    go back to the start
+  ovl rollback box good --keep before          take the snapshot `before` first"
+)]
 pub(in crate::cli) struct RollbackArgs {
     /// The workspace
     pub(super) name: WorkspaceName,
@@ -150,6 +167,10 @@ pub(in crate::cli) struct RollbackArgs {
 
 /// Drop all changes since the last snapshot or rollback
 #[derive(Debug, Args)]
+#[command(after_help = "It never asks. `ovl changes NAME --against current` lists what it drops.
+
+Examples:
+  ovl clean box")]
 pub(in crate::cli) struct CleanArgs {
     /// The workspace
     pub(super) name: WorkspaceName,
@@ -159,6 +180,8 @@ pub(in crate::cli) struct CleanArgs {
 
 /// Give a workspace another name
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ovl rename box-1 fix-login")]
 pub(in crate::cli) struct RenameArgs {
     /// The workspace
     pub(super) name: WorkspaceName,
@@ -170,6 +193,9 @@ pub(in crate::cli) struct RenameArgs {
 
 /// Remove a snapshot. The state of the workspace does not change
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ovl remove box good
+  ovl remove box failed          drop what a failed step has left")]
 pub(in crate::cli) struct RemoveArgs {
     /// The workspace
     pub(super) name: WorkspaceName,
@@ -181,6 +207,13 @@ pub(in crate::cli) struct RemoveArgs {
 
 /// Remove a workspace with all its snapshots
 #[derive(Debug, Args)]
+#[command(
+    after_help = "It does not ask, except with --store. The directory of a copy is not touched.
+
+Examples:
+  ovl scrub box
+  ovl scrub --store --yes        all workspaces"
+)]
 pub(in crate::cli) struct ScrubArgs {
     /// The workspace
     #[arg(required_unless_present = "whole_store", conflicts_with = "whole_store")]
@@ -216,6 +249,11 @@ pub(in crate::cli) struct ForkArgs {
 
 /// Remove images and layers that no workspace needs
 #[derive(Debug, Args)]
+#[command(after_help = "The results of steps stay, unless it has --older-than.
+
+Examples:
+  ovl gc --dry-run
+  ovl gc --older-than 24h        also the results of steps that were not used for a day")]
 pub(in crate::cli) struct GcArgs {
     /// Keep images that were used more recently than this, such as 24h
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -223,6 +261,9 @@ pub(in crate::cli) struct GcArgs {
     /// Only print what would be removed
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// The format of the result
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub(super) output: Format,
     #[command(flatten)]
     pub(super) store: StoreArgs,
 }

@@ -2,17 +2,13 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
-use super::{
-    args::{ComparedArgs, StoreArgs},
-    output::print,
-};
+use super::args::{ComparedArgs, StoreArgs};
 use crate::{
     changeset::{Change, Property},
-    cli::failure::Failure,
+    cli::{failure::Failure, output::Format},
     format,
     workspaces::{Changes, ChangesOptions},
 };
@@ -31,7 +27,7 @@ Examples:
 )]
 pub(in crate::cli) struct ChangesArgs {
     #[command(flatten)]
-    states: ComparedArgs,
+    pub(super) states: ComparedArgs,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -47,19 +43,9 @@ pub(super) struct OutputArgs {
     /// List the directories above each change too
     #[arg(long)]
     pub(super) parents: bool,
-    /// The format of the output
-    #[arg(short, long, default_value = "text")]
-    output: Output,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    /// One line for each change
-    Text,
-    /// JSON
-    Json,
-    /// YAML
-    Yaml,
+    /// The format of the list
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    output: Format,
 }
 
 pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
@@ -73,16 +59,8 @@ pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
 impl OutputArgs {
     /// Prints changes.
     pub(super) fn print(&self, changes: &Changes) -> Result<(), Failure> {
-        let value = || value(changes, self.stat);
-        let text = match self.output {
-            Output::Text if self.stat => stat(changes),
-            Output::Text => lines(changes),
-            Output::Json => {
-                serde_json::to_string_pretty(&value()).context("cannot write the list")? + "\n"
-            }
-            Output::Yaml => serde_saphyr::to_string(&value()).context("cannot write the list")?,
-        };
-        print(&text)
+        let text = || if self.stat { stat(changes) } else { lines(changes) };
+        Ok(self.output.print(&value(changes, self.stat), text)?)
     }
 }
 

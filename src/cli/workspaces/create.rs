@@ -6,9 +6,10 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use tokio::runtime::Builder;
 
-use super::{args::StoreArgs, output::say, run::failure};
+use super::{args::StoreArgs, run::failure};
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, output::say},
+    error::Explained,
     http_proxy::HttpProxies,
     image::{Hosts, Keyring, Registries},
     layers::WorkspaceName,
@@ -32,7 +33,7 @@ Examples:
 )]
 pub(in crate::cli) struct CreateArgs {
     /// The name of the workspace
-    name: WorkspaceName,
+    pub(super) name: WorkspaceName,
     /// The images, bottom first
     #[arg(value_name = "IMAGE")]
     images: Vec<Source>,
@@ -77,13 +78,14 @@ pub(super) fn run(args: &CreateArgs) -> Result<u8, Failure> {
     let workspace = all.lock(&args.name, OnLocked::Wait)?;
     let code = workspace.init(command, args.no_postinit).map_err(failure)?;
     if code != 0 {
-        say(&format!(
-            "error: the --init command failed with exit code {code}; what it has left is {name}@failed: \
-             `ovl changes {name}@failed`; remove the workspace with `ovl scrub {name}`",
-            name = args.name
+        let name = &args.name;
+        let failed = Explained::new(format!("the --init command failed with exit code {code}"));
+        let failed = failed.fix(format!(
+            "look at what it has left with `ovl changes {name}@failed`, and remove the workspace with `ovl scrub {name}`"
         ));
+        return Err(Failure::Code(failed.into(), code));
     }
-    Ok(code)
+    Ok(0)
 }
 
 fn create(args: &CreateArgs) -> Result<(), Failure> {
@@ -92,9 +94,13 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         // After the command of --init.
         no_postinit: args.no_postinit || args.init.is_some(),
     };
-    let unusable = |why: &str| Err(Failure::Unusable(anyhow!("{why}")));
+    let unusable =
+        |why: &str, fix: &str| Err(Failure::Unusable(Explained::because(why).fix(fix).into()));
     match (&args.images[..], &args.over[..], &args.from) {
-        ([], [], None) => unusable("name an image, or use --over DIR or --from NAME"),
+        ([], [], None) => unusable(
+            "a workspace is made of something",
+            "name an image, or use --over DIR or --from NAME",
+        ),
         ([], [dir], None) => {
             let created = args.store.open()?.create_copy(&args.name, dir, &options)?;
             for path in created.not_included {
@@ -111,14 +117,15 @@ fn create(args: &CreateArgs) -> Result<(), Failure> {
         }
         (images, [], None) => create_tree(args, images, &options),
         ([], [_, _, ..], None) => {
-            unusable("a copy is made over exactly one directory; create one workspace for each")
+            unusable("a copy is made over exactly one directory", "create one workspace for each")
         }
         (_, _, Some(_)) => unusable(
-            "--from starts from another workspace and takes no image and no directory; use --from alone",
+            "--from starts from another workspace and takes no image and no directory",
+            "use --from alone",
         ),
         (_, _, None) => unusable(
-            "a workspace is made of images or over a directory, not both; to have a directory in a tree, use \
-             rootfs:DIR, which copies it",
+            "a workspace is made of images or over a directory, not both",
+            "use --over DIR alone; or rootfs:DIR, which copies a directory into a tree",
         ),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{args::StoreArgs, output::message, place::new_path};
+use super::{args::StoreArgs, place::new_path};
 use crate::{
     cli::failure::Failure,
     workspaces::{ExportFailure, NameAt},
@@ -20,7 +20,7 @@ Examples:
 pub(in crate::cli) struct ExportArgs {
     /// The workspace, or a snapshot of it
     #[arg(value_name = "NAME[@SNAPSHOT]")]
-    name: NameAt,
+    pub(super) name: NameAt,
     /// The directory: a new one, or an empty one
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -34,6 +34,6 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Failure> {
     let mut workspace = all.lock(&args.name.workspace, args.store.on_locked())?;
     workspace.export(args.name.state.as_ref(), &to).map_err(|error| match error {
         ExportFailure::Workspace(error) => error.into(),
-        ExportFailure::Export(_) => Failure::Failed(message(error)),
+        ExportFailure::Export(_) => Failure::Failed(error.explained().into()),
     })
 }

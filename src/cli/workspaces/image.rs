@@ -1,18 +1,17 @@
 //! `ovl image`: the images of a store.
 
-use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{
-    args::StoreArgs,
-    create::RegistryArgs,
-    output::{Format, counted, print, render, say_unreadable},
-};
+use super::{args::StoreArgs, create::RegistryArgs, notes::say_unreadable};
 use crate::{
-    cli::failure::Failure,
+    cli::{
+        failure::Failure,
+        output::{Format, counted, print},
+    },
+    error::Explained,
     format, kubectl,
-    workspaces::{ListedImage, Source, images},
+    workspaces::{ListedImage, Source, WorkspaceError, images},
 };
 
 /// Pull, import, list and remove images
@@ -38,7 +37,7 @@ enum ImageCommand {
 )]
 struct LsArgs {
     /// The format of the output
-    #[arg(short, long, default_value = "table")]
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     store: StoreArgs,
@@ -96,6 +95,19 @@ struct UntagArgs {
     store: StoreArgs,
 }
 
+impl ImageArgs {
+    /// What a command that failed could not do.
+    pub(super) fn about(&self) -> String {
+        match &self.command {
+            ImageCommand::Ls(_) => "cannot list the images of the store".to_owned(),
+            ImageCommand::Pull(args) => format!("cannot pull {}", args.images.join(", ")),
+            ImageCommand::Import(args) => format!("cannot import {}", args.images.join(", ")),
+            ImageCommand::Rm(args) => format!("cannot remove {}", args.images.join(", ")),
+            ImageCommand::Untag(args) => format!("cannot untag {}", args.image),
+        }
+    }
+}
+
 pub(super) fn run(args: &ImageArgs) -> Result<(), Failure> {
     match &args.command {
         ImageCommand::Ls(args) => ls(args),
@@ -113,12 +125,13 @@ pub(super) fn run(args: &ImageArgs) -> Result<(), Failure> {
 }
 
 fn ls(args: &LsArgs) -> Result<(), Failure> {
-    let Some(reader) = args.store.reader()? else {
-        return print(&render(args.output, || table(&[]), || json!([]))?);
+    let (listed, unreadable) = match args.store.reader()? {
+        None => Default::default(),
+        Some(reader) => images(&reader).map_err(WorkspaceError::from)?,
     };
-    let (listed, unreadable) = images(&reader).map_err(anyhow::Error::from)?;
     say_unreadable(&unreadable);
-    print(&render(args.output, || table(&listed), || listed.iter().map(value).collect())?)
+    let values: Vec<Value> = listed.iter().map(value).collect();
+    Ok(args.output.print(&values, || table(&listed))?)
 }
 
 fn table(listed: &[ListedImage]) -> String {
@@ -158,23 +171,23 @@ fn value(image: &ListedImage) -> Value {
 
 /// The images of a command that takes only one kind of them.
 fn sources(texts: &[String], fits: impl Fn(&Source) -> bool) -> Result<Vec<Source>, Failure> {
-    let source = |text: &String| {
-        let source: Source = text.parse().map_err(|why| anyhow!("{text}: {why}"))?;
-        match fits(&source) {
-            true => Ok(source),
-            false => Err(anyhow!(
-                "{text} is of another kind; `ovl image pull` takes images of registries, `ovl image import` those in \
-                 files (oci:, docker-archive:), and `ovl layer apply` a tar"
-            )),
-        }
+    let refused = |text: &str, why: String| {
+        Failure::Unusable(Explained::new(format!("cannot use {text}")).why(why).into())
     };
-    texts.iter().map(source).collect::<anyhow::Result<_>>().map_err(Failure::Unusable)
+    let source = |text: &String| {
+        let source: Source = text.parse().map_err(|why| refused(text, why))?;
+        let why = "it is of another kind: `ovl image pull` takes images of registries, `ovl image import` those in files \
+                   (oci:, oci-archive:, docker-archive:), and `ovl layer apply` a tar";
+        if fits(&source) { Ok(source) } else { Err(refused(text, why.to_owned())) }
+    };
+    texts.iter().map(source).collect()
 }
 
 fn add(store: &StoreArgs, registry: &RegistryArgs, sources: &[Source]) -> Result<(), Failure> {
     let all = store.open()?;
     let stacked = registry.add_sources(&all, sources)?;
-    print(&stacked.manifests.iter().map(|manifest| format!("{manifest}\n")).collect::<String>())
+    let digests = stacked.manifests.iter().map(|manifest| format!("{manifest}\n"));
+    Ok(print(&digests.collect::<String>())?)
 }
 
 fn rm(args: &RmArgs) -> Result<(), Failure> {
@@ -185,9 +198,10 @@ fn rm(args: &RmArgs) -> Result<(), Failure> {
         (layers, bytes) = (layers + done.layers, bytes + done.bytes);
     }
     let images = counted(args.images.len() as u64, "image");
-    print(&format!(
-        "removed {images} and {} of {}\n",
-        counted(layers, "layer"),
+    let layers = counted(layers, "layer");
+    Ok(print(&format!(
+        "removed {images} and {layers} ({})
+",
         format::bytes(bytes)
-    ))
+    ))?)
 }

@@ -6,22 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use super::{
-    args::StoreArgs,
-    changes,
-    output::{Format, print, render, say_unreadable},
-};
+use super::{args::StoreArgs, changes, notes::say_unreadable};
 use crate::{
-    cli::failure::Failure,
+    cli::{
+        failure::Failure,
+        output::{Format, print},
+    },
+    error::Explained,
     format, kubectl,
     layers::{LayerInfo, LayerStorage},
     media_type,
-    workspaces::{Chain, Chains, ChangesOptions, Parent, State, Workspaces},
+    workspaces::{Chain, Chains, ChangesOptions, Parent, State, WorkspaceError, Workspaces},
 };
 
 /// List, compare, write and apply layers
@@ -54,7 +54,7 @@ struct LsArgs {
     #[arg(long)]
     tree: bool,
     /// The format of the output
-    #[arg(short, long, default_value = "table")]
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     store: StoreArgs,
@@ -97,7 +97,7 @@ struct SizeArgs {
     /// The layer
     layer: String,
     /// The format of the output
-    #[arg(short, long, default_value = "table")]
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     store: StoreArgs,
@@ -135,6 +135,21 @@ struct StateArgs {
 
 /// The word for no state.
 const NONE: &str = "none";
+
+impl LayerArgs {
+    /// What a command that failed could not do.
+    pub(super) fn about(&self) -> String {
+        match &self.command {
+            LayerCommand::Ls(_) => "cannot list the layers of the store".to_owned(),
+            LayerCommand::Changes(args) => {
+                format!("cannot list the changes of layer {}", args.states.layer)
+            }
+            LayerCommand::Diff(args) => format!("cannot write layer {}", args.states.layer),
+            LayerCommand::Size(args) => format!("cannot measure layer {}", args.layer),
+            LayerCommand::Apply(args) => format!("cannot add {} as a layer", args.tar.display()),
+        }
+    }
+}
 
 pub(super) fn run(args: &LayerArgs) -> Result<(), Failure> {
     match &args.command {
@@ -180,12 +195,12 @@ impl StateArgs {
 fn ls(args: &LsArgs) -> Result<(), Failure> {
     let chains = match args.store.reader()? {
         None => Chains::default(),
-        Some(reader) => Chains::read(&reader).map_err(anyhow::Error::from)?,
+        Some(reader) => Chains::read(&reader).map_err(WorkspaceError::from)?,
     };
     say_unreadable(&chains.unreadable);
     let sorted = chains.sorted();
-    let all = || sorted.iter().map(|(_, chain)| value(chain)).collect();
-    print(&render(args.output, || table(&sorted, args.tree), all)?)
+    let values: Vec<Value> = sorted.iter().map(|(_, chain)| value(chain)).collect();
+    Ok(args.output.print(&values, || table(&sorted, args.tree))?)
 }
 
 fn table(sorted: &[(usize, &Chain)], tree: bool) -> String {
@@ -238,9 +253,10 @@ fn diff(args: &LayerDiffArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
     let format = format_of(args.native);
     args.states.with(&all, &args.store, |state, parent| match &args.output {
-        None if io::stdout().is_terminal() => Err(Failure::Unusable(anyhow!(
-            "a tar is not written to a terminal; write it to a file with -o, or to a pipe"
-        ))),
+        None if io::stdout().is_terminal() => {
+            let why = Explained::because("a tar is not written to a terminal");
+            Err(Failure::Unusable(why.fix("write it to a file with -o, or to a pipe").into()))
+        }
         None => {
             let mut out = BufWriter::new(io::stdout());
             all.pack_state(state, parent, format, &mut out)?;
@@ -275,8 +291,8 @@ fn size(args: &SizeArgs) -> Result<(), Failure> {
             vec![format::bytes(size.apparent), format::bytes(size.on_disk)],
         ])
     };
-    let value = || json!({ "bytes": size.apparent, "onDisk": size.on_disk });
-    print(&render(args.output, table, value)?)
+    let value = json!({ "bytes": size.apparent, "onDisk": size.on_disk });
+    Ok(args.output.print(&value, table)?)
 }
 
 fn apply(args: &LayerApplyArgs) -> Result<(), Failure> {
@@ -291,5 +307,5 @@ fn apply(args: &LayerApplyArgs) -> Result<(), Failure> {
         true => runtime.block_on(all.apply_layer_once(parent, io::stdin().lock(), format)),
         false => runtime.block_on(all.apply_layer(parent, &args.tar, format)),
     };
-    print(&format!("{}\n", chain?))
+    Ok(print(&format!("{}\n", chain?))?)
 }

@@ -5,12 +5,9 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{
-    args::StoreArgs,
-    output::{Format, print, render},
-};
+use super::args::StoreArgs;
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, output::Format},
     format, kubectl,
     layers::{WorkspaceBase, WorkspaceName},
     workspaces::{Listed, ListedState},
@@ -19,13 +16,18 @@ use crate::{
 /// List workspaces, or the snapshots of one
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A snapshot with * is current: `clean` goes back to it. Several names can mean one state."
+    after_help = "A snapshot with * is current: `clean` goes back to it. Several names can mean one state.
+
+Examples:
+  ovl list                       all workspaces
+  ovl list box                   the snapshots of one
+  ovl list -o json               for programs"
 )]
 pub(in crate::cli) struct ListArgs {
     /// The workspace whose snapshots are listed
-    name: Option<WorkspaceName>,
-    /// The format of the output. The table of one workspace is a tree of its snapshots
-    #[arg(short, long, default_value = "table")]
+    pub(super) name: Option<WorkspaceName>,
+    /// The format of the list
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     output: Format,
     #[command(flatten)]
     store: StoreArgs,
@@ -33,12 +35,11 @@ pub(in crate::cli) struct ListArgs {
 
 pub(super) fn run(args: &ListArgs) -> Result<(), Failure> {
     let listed = args.store.open()?.list(args.name.as_ref())?;
-    let is_one = args.name.is_some();
-    let table = || match is_one {
-        false => table(&listed),
-        true => listed.iter().map(tree).collect(),
+    let text = || match args.name {
+        None => table(&listed),
+        Some(_) => listed.iter().map(tree).collect(),
     };
-    print(&render(args.output, table, || value(&listed, is_one))?)
+    Ok(args.output.print(&value(&listed, args.name.is_some()), text)?)
 }
 
 fn table(listed: &[Listed]) -> String {

@@ -10,23 +10,26 @@ mod export;
 mod image;
 mod layer;
 mod list;
-mod output;
+mod notes;
 mod patch;
 mod place;
 mod question;
 mod run;
 mod step;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::Subcommand;
+use serde_json::json;
 
-use super::failure::Failure;
-use crate::{layers::WorkspaceName, workspaces::WorkspaceError};
+use super::{
+    failure::{self, Failure},
+    output::{counted, print},
+};
+use crate::{error::Explained, format, layers::WorkspaceName, workspaces::WorkspaceError};
 use args::{
     CleanArgs, ForkArgs, GcArgs, MountArgs, RemoveArgs, RenameArgs, RollbackArgs, ScrubArgs,
-    SnapshotArgs, UmountArgs,
+    SnapshotArgs, UmountArgs, parsed,
 };
-use output::{counted, message, print, say};
 use place::new_path;
 
 /// The commands.
@@ -55,8 +58,67 @@ pub(super) enum WorkspaceCommand {
     Layer(layer::LayerArgs),
 }
 
+impl WorkspaceCommand {
+    /// What a command that failed could not do: the first line of an error that only has a reason.
+    fn about(&self) -> String {
+        let all = "workspaces of the store";
+        match self {
+            Self::Create(args) => format!("cannot create workspace {}", args.name),
+            Self::Mount(args) => format!("cannot mount workspace {}", args.name),
+            Self::Umount(args) => match &args.name {
+                Some(name) => format!("cannot unmount workspace {name}"),
+                None => format!("cannot unmount all {all}"),
+            },
+            Self::Snapshot(args) => {
+                format!("cannot take snapshot {} of workspace {}", args.snapshot, args.name)
+            }
+            Self::Rollback(args) => {
+                format!("cannot roll workspace {} back to {}", args.name, args.snapshot)
+            }
+            Self::Clean(args) => format!("cannot clean workspace {}", args.name),
+            Self::List(args) => match &args.name {
+                Some(name) => format!("cannot list workspace {name}"),
+                None => format!("cannot list the {all}"),
+            },
+            Self::Rename(args) => {
+                format!("cannot rename workspace {} to {}", args.name, args.to)
+            }
+            Self::Remove(args) => {
+                format!("cannot remove snapshot {} of workspace {}", args.snapshot, args.name)
+            }
+            Self::Scrub(args) => match &args.name {
+                Some(name) => format!("cannot remove workspace {name}"),
+                None => format!("cannot remove all {all}"),
+            },
+            Self::Fork(args) => format!("cannot fork workspace {}", args.name),
+            Self::Changes(args) => {
+                format!("cannot list the changes of workspace {}", args.states.name)
+            }
+            Self::Diff(args) => {
+                format!("cannot write the patch of workspace {}", args.states.name)
+            }
+            Self::Apply(args) => format!("cannot apply workspace {}", args.name),
+            Self::Export(args) => format!("cannot export workspace {}", args.name),
+            Self::Run(args) => {
+                format!("cannot run a command in workspace {}", args.name)
+            }
+            Self::Shell(args) => format!("cannot start a shell in workspace {}", args.name),
+            Self::Step(args) => {
+                format!("cannot run a step in workspace {}", args.run.name)
+            }
+            Self::Gc(_) => "cannot remove unused images and layers".to_owned(),
+            Self::Image(args) => args.about(),
+            Self::Layer(args) => args.about(),
+        }
+    }
+}
+
 /// Runs a command. Returns its exit code.
 pub(super) fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
+    run_command(command).map_err(|failure| failure.about(|| command.about()))
+}
+
+fn run_command(command: &WorkspaceCommand) -> Result<u8, Failure> {
     let done = match command {
         WorkspaceCommand::Create(args) => return create::run(args),
         WorkspaceCommand::Mount(args) => mount(args),
@@ -85,13 +147,12 @@ pub(super) fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
 
 impl From<WorkspaceError> for Failure {
     fn from(error: WorkspaceError) -> Self {
+        let explained = error.explained().into();
         match error {
-            WorkspaceError::Busy { .. } => Self::Busy(message(error)),
+            WorkspaceError::Busy { .. } => Self::Busy(explained),
             // A question without a yes.
-            WorkspaceError::WouldLose(_) | WorkspaceError::Reserved(_) => {
-                Self::Unusable(message(error))
-            }
-            error => Self::Failed(message(error)),
+            WorkspaceError::WouldLose(_) | WorkspaceError::Reserved(_) => Self::Unusable(explained),
+            _ => Self::Failed(explained),
         }
     }
 }
@@ -100,7 +161,7 @@ fn mount(args: &MountArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
     let path = args.path.as_deref().map(new_path).transpose()?;
     let at = all.lock(&args.name, args.store.on_locked())?.mount(path.as_deref())?;
-    print(&format!("{}\n", at.display()))
+    Ok(print(&format!("{}\n", at.display()))?)
 }
 
 fn umount(args: &UmountArgs) -> Result<(), Failure> {
@@ -115,7 +176,7 @@ fn umount(args: &UmountArgs) -> Result<(), Failure> {
         if let Err(error) = unmounted {
             // Each of them is reported, and the last one decides.
             if let Some(before) = failed.replace(error) {
-                say(&format!("error: {before}"));
+                failure::report(&before.explained().into());
             }
         }
     }
@@ -173,8 +234,8 @@ fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
         let question =
             format!("Remove all {} workspaces of {}?", names.len(), all.root().display());
         if !question::ask(&question) {
-            let why = anyhow!("nothing was removed; repeat it with --yes to remove all workspaces");
-            return Err(Failure::Unusable(why));
+            let why = Explained::because("nothing was removed: this needs a yes");
+            return Err(Failure::Unusable(why.fix("repeat it with --yes to remove all").into()));
         }
     }
     for name in &names {
@@ -187,34 +248,45 @@ fn fork(args: &ForkArgs) -> Result<(), Failure> {
     let (all, on) = (args.store.open()?, args.store.on_locked());
     let names = match &args.forks[..] {
         [count] if count.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let count = count.parse().context("the number of forks")?;
-            if !(1..=args::MOST_FORKS).contains(&count) {
-                let most = args::MOST_FORKS;
-                return Err(Failure::Unusable(anyhow!(
-                    "expected a number of forks from 1 to {most}"
-                )));
-            }
-            all.fork_numbered(&args.name, count, on)?
+            let most = args::MOST_FORKS;
+            let count = count.parse().ok().filter(|count| (1..=most).contains(count));
+            let refused = || {
+                let why = Explained::because(format!(
+                    "{} is not a number from 1 to {most}",
+                    args.forks[0]
+                ));
+                Failure::Unusable(why.into())
+            };
+            all.fork_numbered(&args.name, count.ok_or_else(refused)?, on)?
         }
         names => {
-            let parsed = names.iter().map(|name| name.parse());
-            let parsed: Result<Vec<WorkspaceName>, _> = parsed.collect();
-            let names = parsed.map_err(|e| Failure::Unusable(anyhow::Error::new(e)))?;
+            let names = names.iter().map(|name| parsed("NEW", name));
+            let names = names.collect::<Result<Vec<WorkspaceName>, Failure>>()?;
             all.fork(&args.name, &names, on)?;
             names
         }
     };
-    print(&names.iter().map(|name| format!("{name}\n")).collect::<String>())
+    let made = "the forks were made, but their names were not printed";
+    Ok(print(&names.iter().map(|name| format!("{name}\n")).collect::<String>()).context(made)?)
 }
 
 fn gc(args: &GcArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
     let done = all.collect(args.older_than, args.dry_run)?;
-    let verb = if args.dry_run { "would remove" } else { "removed" };
-    print(&format!(
-        "{verb} {} and {}; {} kept\n",
-        counted(done.images, "image"),
-        counted(done.layers, "layer"),
-        counted(done.kept_layers, "layer")
-    ))
+    let text = || {
+        let verb = if args.dry_run { "would remove" } else { "removed" };
+        format!(
+            "{verb} {} and {} ({}); {} kept ({})\n",
+            counted(done.images, "image"),
+            counted(done.layers, "layer"),
+            format::bytes(done.bytes),
+            counted(done.kept_layers, "layer"),
+            format::bytes(done.kept_bytes)
+        )
+    };
+    let value = json!({
+        "images": done.images, "layers": done.layers, "bytes": done.bytes,
+        "keptLayers": done.kept_layers, "keptBytes": done.kept_bytes,
+    });
+    Ok(args.output.print(&value, text)?)
 }

@@ -8,13 +8,14 @@ use std::{
 
 use clap::Args;
 
-use super::{
-    args::{ComparedArgs, StoreArgs},
-    output::{counted, message, say},
-};
+use super::args::{ComparedArgs, StoreArgs};
 use crate::{
-    cli::failure::Failure,
-    workspaces::{ChangesOptions, patch},
+    cli::{
+        failure::Failure,
+        output::{counted, say},
+    },
+    error::Explained,
+    workspaces::{ChangesOptions, PatchError, patch},
 };
 
 /// Print the changes of a workspace as a patch that `git apply` takes
@@ -30,7 +31,7 @@ Examples:
 )]
 pub(in crate::cli) struct DiffArgs {
     #[command(flatten)]
-    states: ComparedArgs,
+    pub(super) states: ComparedArgs,
     /// Only these paths, and what is below them
     paths: Vec<PathBuf>,
     #[command(flatten)]
@@ -46,14 +47,19 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let paths: Vec<_> = args.paths.iter().map(|path| inside(path, directory)).collect();
     let mut out = BufWriter::new(io::stdout().lock());
     let written = patch(&trees.before, &trees.after, &changes.list, &paths, &mut out, &|| false);
-    match written.map_err(|error| Failure::Failed(message(error)))? {
-        0 => {}
-        left_out => say(&format!(
-            "warning: the patch does not carry {} (binary, special, or larger than 8 MiB); `ovl apply` does",
-            counted(left_out, "file")
-        )),
+    match written {
+        Ok(0) => Ok(()),
+        Ok(left_out) => {
+            say(&format!(
+                "warning: the patch does not carry {} (binary, special, or larger than 8 MiB); `ovl apply` does",
+                counted(left_out, "file")
+            ));
+            Ok(())
+        }
+        // The reader has enough, as `head`.
+        Err(PatchError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::Failed(Explained::because(error.to_string()).into())),
     }
-    Ok(())
 }
 
 /// A path from the root of the workspace. In a copy it can be written as in the original.

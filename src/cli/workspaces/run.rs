@@ -5,9 +5,10 @@ use std::{env, ffi::OsString, io::IsTerminal as _, path::PathBuf};
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 
-use super::{args::StoreArgs, output::message};
+use super::args::StoreArgs;
 use crate::{
     cli::failure::Failure,
+    error::Explained,
     layers::WorkspaceName,
     workspaces::{
         NameAt, OnLocked, RunError, RunOptions, Workspaces,
@@ -76,7 +77,7 @@ Examples:
 pub(in crate::cli) struct RunArgs {
     /// The workspace, or a snapshot of it
     #[arg(value_name = "NAME[@SNAPSHOT]")]
-    name: NameAt,
+    pub(super) name: NameAt,
     /// Let the command read the standard input
     #[arg(short, long)]
     interactive: bool,
@@ -92,11 +93,15 @@ pub(in crate::cli) struct RunArgs {
 
 /// Start a shell in a workspace
 #[derive(Debug, Args)]
-#[command(after_help = "It is $SHELL if the workspace has it, else /bin/sh.")]
+#[command(after_help = "It is $SHELL if the workspace has it, else /bin/sh.
+
+Examples:
+  ovl shell box
+  ovl shell box --transient      without a trace")]
 pub(in crate::cli) struct ShellArgs {
     /// The workspace, or a snapshot of it
     #[arg(value_name = "NAME[@SNAPSHOT]")]
-    name: NameAt,
+    pub(super) name: NameAt,
     #[command(flatten)]
     place: Where,
 }
@@ -115,10 +120,11 @@ impl RunArgs {
     pub(super) fn workspace(&self) -> Result<&WorkspaceName, Failure> {
         match self.name.state {
             None => Ok(&self.name.workspace),
-            Some(_) => Err(Failure::Unusable(anyhow!(
-                "a step goes on from the present state of a workspace; write {} without a snapshot",
-                self.name.workspace
-            ))),
+            Some(_) => Err(Failure::Unusable(
+                Explained::because("a step goes on from the present state of a workspace")
+                    .fix(format!("write {} without a snapshot", self.name.workspace))
+                    .into(),
+            )),
         }
     }
 }
@@ -147,16 +153,15 @@ fn start(place: &Where, name: &NameAt, options: RunOptions) -> Result<u8, Failur
 
 /// The exit code of a command that was not run.
 pub(super) fn failure(error: RunError) -> Failure {
+    let explained = error.explained().into();
     match error {
         RunError::Workspace(error) => error.into(),
-        error @ (RunError::NoCommand(_) | RunError::Unusable(_)) => {
-            Failure::Unusable(message(error))
-        }
+        RunError::NoCommand(_) | RunError::Unusable(_) => Failure::Unusable(explained),
         RunError::Container(error) => match error.exit_code() {
-            Some(code) => Failure::Code(message(error), code),
-            None => Failure::Failed(message(error)),
+            Some(code) => Failure::Code(explained, code),
+            None => Failure::Failed(explained),
         },
-        error @ RunError::User(_) => Failure::Failed(message(error)),
+        RunError::User(_) => Failure::Failed(explained),
     }
 }
 

@@ -2,12 +2,10 @@
 
 use clap::Args;
 
-use super::{
-    output::{message, say},
-    run::{RunArgs, failure},
-};
+use super::run::{RunArgs, failure};
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, output::say},
+    error::Explained,
     workspaces::{StepError, Stepped},
 };
 
@@ -27,7 +25,7 @@ Examples:
 )]
 pub(in crate::cli) struct StepArgs {
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
     /// Of the binds, only files that match are a part of the key; can be repeated
     #[arg(long = "input", value_name = "GLOB")]
     inputs: Vec<String>,
@@ -45,11 +43,10 @@ pub(super) fn run(args: &StepArgs) -> Result<u8, Failure> {
         Ok(Stepped::Ran) => Ok(0),
         Ok(Stepped::Failed(code)) => {
             let name = args.run.workspace()?;
-            say(&format!(
-                "error: the step failed with exit code {code}; what it has left is {name}@failed: \
-                 `ovl changes {name}@failed`, `ovl run {name}@failed -- CMD`"
+            let failed = Explained::new(format!("the step failed with exit code {code}")).fix(format!(
+                "look at what it has left with `ovl changes {name}@failed` or `ovl run {name}@failed -- CMD`"
             ));
-            Ok(code)
+            Err(Failure::Code(failed.into(), code))
         }
         Err(StepError::Run(error)) => Err(failure(error)),
         Err(
@@ -58,7 +55,7 @@ pub(super) fn run(args: &StepArgs) -> Result<u8, Failure> {
             | StepError::Dropped(_)
             | StepError::Pattern { .. }
             | StepError::NoMatch(_)),
-        ) => Err(Failure::Unusable(message(error))),
-        Err(error @ StepError::Input(_)) => Err(Failure::Failed(message(error))),
+        ) => Err(Failure::Unusable(error.explained().into())),
+        Err(error @ StepError::Input(_)) => Err(Failure::Failed(error.explained().into())),
     }
 }

@@ -28,7 +28,8 @@ pub use attach::{
 pub use namespaces::{bring_loopback_up, enter_root, separate, set_hostname};
 pub use poll::{Interest, poll};
 pub use process::{
-    Child, close_copy, close_descriptors, die_with_parent, fork, fork_as_init, fork_as_init_in, reap,
+    Child, close_copy, close_descriptors, die_with_parent, fork, fork_as_init, fork_as_init_in,
+    reap,
 };
 pub use program::{ExecError, become_user, exec, own_standard_pipes, set_stdin, set_umask};
 pub use signals::{Received, Signals};

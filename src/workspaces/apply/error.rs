@@ -2,16 +2,15 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use crate::{error::Class, format};
+use crate::{
+    error::{Class, Explained},
+    format,
+};
 
 /// Why changes were not carried into a directory, or not all of them.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The directory cannot be opened.
-    #[error(
-        "cannot apply to {}: {source}; the directory must exist, and no part of its path may be a symbolic link",
-        .dir.display()
-    )]
     Open {
         /// The directory.
         dir: PathBuf,
@@ -19,13 +18,10 @@ pub enum ApplyError {
         source: io::Error,
     },
     /// Another process applies to the same directory.
-    #[error("cannot apply to {}: another process is applying to it; try again when it has ended", .0.display())]
     Busy(PathBuf),
     /// Some paths must not be carried. Nothing was written.
-    #[error("{0}")]
     Refused(Refusals),
     /// Something cannot be read.
-    #[error("cannot apply: cannot read {path}: {source}")]
     Read {
         /// The path.
         path: String,
@@ -33,9 +29,6 @@ pub enum ApplyError {
         source: io::Error,
     },
     /// Something cannot be written. What was written before remains, and is complete.
-    #[error(
-        "cannot apply: cannot write {path}: {source}; what was applied before it is complete; fix the cause and apply again"
-    )]
     Write {
         /// The path.
         path: String,
@@ -43,16 +36,41 @@ pub enum ApplyError {
         source: io::Error,
     },
     /// Another process changed a path after it was checked.
-    #[error(
-        "cannot apply: {0} was changed by another process meanwhile; what was applied before it is complete; apply again"
-    )]
     Meanwhile(String),
     /// The caller stopped it.
-    #[error("it was stopped before all changes were applied; apply again to finish")]
     Stopped,
 }
 
 impl ApplyError {
+    /// Its parts for people.
+    pub fn explained(&self) -> Explained {
+        const COMPLETE: &str = "what was applied before it is complete";
+        match self {
+            Self::Open { dir, source } => {
+                Explained::new(format!("cannot apply to {}", dir.display()))
+                    .why(source.to_string())
+                    .fix("the directory must exist, and no part of its path may be a symbolic link")
+            }
+            Self::Busy(dir) => Explained::new(format!("cannot apply to {}", dir.display()))
+                .why("another process is applying to it")
+                .fix("try again when it has ended"),
+            Self::Refused(refusals) => refusals.explained(),
+            Self::Read { path, source } => {
+                Explained::because(format!("cannot read {path}: {source}"))
+            }
+            Self::Write { path, source } => {
+                Explained::because(format!("cannot write {path}: {source}"))
+                    .fix(format!("{COMPLETE}; remove the reason and apply again"))
+            }
+            Self::Meanwhile(path) => {
+                Explained::because(format!("{path} was changed by another process meanwhile"))
+                    .fix(format!("{COMPLETE}; apply again"))
+            }
+            Self::Stopped => Explained::because("it was stopped before all changes were applied")
+                .fix("apply again to finish"),
+        }
+    }
+
     /// The class of the error.
     pub fn class(&self) -> Class {
         match self {
@@ -99,29 +117,41 @@ impl Refusals {
     }
 }
 
-impl fmt::Display for Refusals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing was applied to {}", self.dir.display())?;
+impl Refusals {
+    fn explained(&self) -> Explained {
+        let (mut why, mut fix) = (Vec::new(), Vec::new());
         if !self.conflicts.is_empty() {
-            write!(f, "\nthese paths conflict with changes in it:")?;
-            for conflict in &self.conflicts {
-                write!(f, "\n  {conflict}")?;
-            }
+            why.push("these paths conflict with changes in it:".to_owned());
+            why.extend(self.conflicts.iter().map(|conflict| format!("  {conflict}")));
             if self.conflicts.iter().any(|conflict| conflict.reason.is_choice()) {
-                write!(
-                    f,
-                    "\ntake the copy's files with --ours, or keep the directory's files with --theirs"
-                )?;
+                fix.push("take the copy's files with --ours, or keep the directory's files with --theirs");
             }
         }
         if !self.special.is_empty() {
-            write!(f, "\nthese paths could give rights, or lead out of the directory:")?;
-            for Special { path, reason } in &self.special {
-                write!(f, "\n  {}: {reason}", shown(path))?;
-            }
-            write!(f, "\nlook at them, then apply them with --special")?;
+            why.push("these paths could give rights, or lead out of the directory:".to_owned());
+            let special = self.special.iter();
+            why.extend(
+                special.map(|Special { path, reason }| format!("  {}: {reason}", shown(path))),
+            );
+            fix.push("look at them, then apply them with --special");
         }
-        Ok(())
+        Explained {
+            what: Some(format!("nothing was applied to {}", self.dir.display())),
+            why: Some(why.join("\n")),
+            fix: (!fix.is_empty()).then(|| fix.join("\n")),
+        }
+    }
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.explained().fmt(f)
+    }
+}
+
+impl fmt::Display for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.explained().fmt(f)
     }
 }
 

@@ -1,24 +1,30 @@
 //! Why a command was not run.
 
-use std::io;
+use std::{fmt, io};
 
-use super::report::{Report, What};
+use super::report::{AFTER_COMMAND, Report, What};
 use crate::{error::Class, sys::mounts::MountError};
 
 /// Why a command was not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
     /// There is no such program.
-    #[error("{0}")]
-    Absent(String),
+    Absent {
+        /// The command.
+        command: String,
+        /// The reason.
+        why: String,
+    },
     /// The program exists and cannot be executed.
-    #[error("{0}")]
-    NotExecutable(String),
+    NotExecutable {
+        /// The command.
+        command: String,
+        /// The reason.
+        why: String,
+    },
     /// The container cannot be set up.
-    #[error("cannot start the container: {0}")]
     SetUp(String),
     /// A call of this process failed.
-    #[error("cannot start the container: cannot {what}: {error}")]
     Io {
         /// The operation, as a verb phrase.
         what: String,
@@ -26,16 +32,30 @@ pub enum ContainerError {
         error: io::Error,
     },
     /// A mount cannot be made.
-    #[error("cannot start the container: {0}")]
     Mount(#[from] MountError),
+}
+
+impl fmt::Display for ContainerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent { command, why } | Self::NotExecutable { command, why } => {
+                write!(f, "cannot run {command}: {why}")
+            }
+            Self::SetUp(why) => write!(f, "cannot start the container: {why}"),
+            Self::Io { what, error } => {
+                write!(f, "cannot start the container: cannot {what}: {error}")
+            }
+            Self::Mount(error) => write!(f, "cannot start the container: {error}"),
+        }
+    }
 }
 
 impl ContainerError {
     /// The class of the failure.
     pub fn class(&self) -> Class {
         match self {
-            Self::Absent(_) => Class::NotFound,
-            Self::NotExecutable(_) | Self::SetUp(_) => Class::Precondition,
+            Self::Absent { .. } => Class::NotFound,
+            Self::NotExecutable { .. } | Self::SetUp(_) => Class::Precondition,
             Self::Io { error, .. } => match error.kind() {
                 io::ErrorKind::PermissionDenied => Class::Denied,
                 _ => Class::of_disk(error),
@@ -48,8 +68,8 @@ impl ContainerError {
     /// executed. `None` for every other failure.
     pub fn exit_code(&self) -> Option<u8> {
         match self {
-            Self::Absent(_) => Some(127),
-            Self::NotExecutable(_) => Some(126),
+            Self::Absent { .. } => Some(127),
+            Self::NotExecutable { .. } => Some(126),
             Self::SetUp(_) | Self::Io { .. } | Self::Mount(_) => None,
         }
     }
@@ -57,9 +77,11 @@ impl ContainerError {
 
 impl From<Report> for ContainerError {
     fn from(report: Report) -> Self {
+        let (command, why) = report.text.split_once(AFTER_COMMAND).unwrap_or(("it", &report.text));
+        let (command, why) = (command.to_owned(), why.to_owned());
         match report.what {
-            What::Absent => Self::Absent(report.text),
-            What::NotExecutable => Self::NotExecutable(report.text),
+            What::Absent => Self::Absent { command, why },
+            What::NotExecutable => Self::NotExecutable { command, why },
             What::SetUp => Self::SetUp(report.text),
         }
     }

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     prepare::{Prepared, Step},
-    report::{Report, What, failed},
+    report::{AFTER_COMMAND, Report, What, failed},
     spec::{Container, Net, Root},
     supervise::{READY, START},
 };
@@ -172,19 +172,19 @@ impl Init<'_> {
             ExecError::Absent if name.contains('/') => Report {
                 what: What::Absent,
                 text: format!(
-                    "cannot run {name}: it does not exist, or the interpreter that it needs does not exist"
+                    "{name}{AFTER_COMMAND}it does not exist, or the interpreter that it needs does not exist"
                 ),
             },
             ExecError::Absent => Report {
                 what: What::Absent,
                 text: format!(
-                    "cannot run {name}: it is in no directory of PATH ({})",
+                    "{name}{AFTER_COMMAND}it is in no directory of PATH ({})",
                     path.display()
                 ),
             },
             ExecError::Refused(errno) => Report {
                 what: What::NotExecutable,
-                text: format!("cannot run {name}: it cannot be executed ({errno})"),
+                text: format!("{name}{AFTER_COMMAND}it cannot be executed ({errno})"),
             },
         }
     }

@@ -6,9 +6,12 @@ use std::{fmt, io};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) what: What,
-    /// A sentence.
+    /// A sentence; of a command that cannot be run, the command, [`AFTER_COMMAND`], and a sentence.
     pub(super) text: String,
 }
+
+/// What stands between a command and the reason. No command has it.
+pub(super) const AFTER_COMMAND: char = '\0';
 
 /// What failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
