@@ -20,6 +20,9 @@ mod check;
 mod controller;
 mod crd;
 mod failure;
+mod manual;
+#[cfg(test)]
+mod manual_tests;
 mod node;
 mod output;
 mod registry_secrets;
@@ -32,7 +35,7 @@ mod workspaces;
 use std::{env, process::ExitCode};
 
 use anyhow::anyhow;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::{
     kubectl,
@@ -80,6 +83,8 @@ enum Command {
     #[command(flatten)]
     Workspace(WorkspaceCommand),
     NodeSnapshot(snapshot::SnapshotArgs),
+    Completion(manual::CompletionArgs),
+    Man(manual::ManArgs),
     #[command(hide = true)]
     Crd(crd::CrdArgs),
     /// The commands of the kubectl plugin, for Jobs that run the driver's image
@@ -102,6 +107,8 @@ impl Command {
             Self::Check(_)
             | Self::Workspace(_)
             | Self::NodeSnapshot(_)
+            | Self::Completion(_)
+            | Self::Man(_)
             | Self::Crd(_)
             | Self::Kubectl
             | Self::VolumeAttributes
@@ -151,6 +158,8 @@ pub fn main() -> ExitCode {
         | Command::Check(_)
         | Command::Workspace(_)
         | Command::NodeSnapshot(_)
+        | Command::Completion(_)
+        | Command::Man(_)
         | Command::Crd(_)
         | Command::Kubectl
         | Command::VolumeAttributes
@@ -175,6 +184,8 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::NodeSnapshot(args) => snapshot::run(&args),
+        Command::Completion(args) => manual::completion(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Crd(args) => crd::run(&args),
         Command::Kubectl => {
             Err(Failure::Unusable(anyhow!("options come after `ovl kubectl`, not before it")))

@@ -10,7 +10,6 @@
 
 use std::{fs, io, path::Path};
 
-use super::store_lock::private_dir;
 use crate::sys::{durable, statfs};
 
 /// The number of files.
@@ -40,7 +39,7 @@ pub(super) fn keep_or_release(root: &Path) {
 }
 
 fn make(dir: &Path) -> io::Result<()> {
-    private_dir(dir)?;
+    durable::create_dir_unsynced(dir, 0o700)?;
     for number in 0..FILES {
         let file = fs::File::create(dir.join(number.to_string()))?;
         durable::allocate(&file, BYTES)?;

@@ -21,7 +21,7 @@ pub fn name(program: &str, version: &str, platform: Platform) -> String {
     format!("{program}_{version}_{platform}.{end}")
 }
 
-/// Packs a program and the licence. `file` is the name of the program's file.
+/// Packs a program with other files: the licence, and manual pages. `file` is the name of the program's file.
 ///
 /// # Errors
 /// The archive cannot hold the path.
@@ -29,10 +29,10 @@ pub fn pack(
     archive: &str,
     file: &str,
     program: Vec<u8>,
-    license: Vec<u8>,
+    others: Files,
     time: u64,
 ) -> Result<Vec<u8>> {
-    let files = Files::default().with(LICENSE, license).with_program(file, program);
+    let files = others.with_program(file, program);
     if archive.ends_with(".zip") { zip(&files) } else { gzip(&files.tar(time)?) }
 }
 
@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn both_kinds_of_archives_are_reproducible_and_are_read_as_they_were_written() -> Result<()> {
         for (archive, file) in [("a.tar.gz", "kubectl-ovl"), ("a.zip", "kubectl-ovl.exe")] {
-            let pack = |time| pack(archive, file, b"program".to_vec(), b"licence".to_vec(), time);
+            let others = || Files::default().with(LICENSE, "licence");
+            let pack = |time| pack(archive, file, b"program".to_vec(), others(), time);
             let bytes = pack(7)?;
             assert_eq!(pack(7)?, bytes, "{archive}");
             let files = open(archive, &bytes)?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::dist::Dist;
 use super::platform::{self, NODES};
 use super::programs::{self, DRIVER};
-use super::{archive, changelog, chart, image, krew, sbom, sums};
+use super::{archive, changelog, chart, image, krew, manual, sbom, sums};
 use crate::machine::process::Cmd;
 use crate::machine::progress::{minutes, seconds};
 use crate::toolchain::apt;
@@ -48,9 +48,12 @@ fn programs_of_archives(dist: &Dist<'_>) -> Result<()> {
         for name in programs::of(platform) {
             let archive = archive::name(name, version, platform);
             let files = archive::open(&archive, &dist.read(&archive)?)?;
-            let names: Vec<_> = files.iter().map(|(path, _)| path).collect();
             let program = platform.file(name);
+            let all = files.iter().map(|(path, _)| path);
+            let (manual, names): (Vec<_>, Vec<_>) = all.partition(|path| path.contains('/'));
             ensure!(names == [archive::LICENSE, &program], "{archive} has {names:?}");
+            let has_page = manual.contains(&manual::PAGE);
+            ensure!(has_page == (*name == DRIVER), "{archive} has {manual:?}");
             let file = files.get(&program)?;
             ensure!(file.mode == 0o755, "{archive}: the program has the mode {:o}", file.mode);
             programs::check_paths(dist.h, dist.repo, &file.bytes)

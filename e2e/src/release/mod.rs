@@ -22,6 +22,7 @@ mod identify;
 mod image;
 mod krew;
 mod macho;
+mod manual;
 mod options;
 mod pe;
 mod platform;
@@ -38,6 +39,7 @@ use anyhow::{Context, Result};
 use crate::machine::harness::Harness;
 use crate::machine::mounts;
 use crate::machine::progress::{human, minutes, seconds};
+use crate::oci::files::Files;
 use dist::Dist;
 use programs::{DRIVER, PLUGIN, Programs};
 use source::Source;
@@ -104,12 +106,17 @@ fn pack_programs(dist: &Dist<'_>) -> Result<Vec<krew::Archive>> {
     let Source { version, time, .. } = &dist.source;
     dist.h.progress.step("packing the programs", seconds(10), |_| {
         let mut plugin = Vec::new();
+        let manual = manual::files(dist.h, &dist.programs)?.with(archive::LICENSE, license.clone());
         for platform in platform::all() {
             for &program in programs::of(platform) {
                 let (name, file) =
                     (archive::name(program, version, platform), platform.file(program));
                 let bytes = dist.programs.get(program, platform)?;
-                let bytes = archive::pack(&name, &file, bytes, license.clone(), *time)?;
+                let others = match program {
+                    PLUGIN => Files::default().with(archive::LICENSE, license.clone()),
+                    _ => manual.clone(),
+                };
+                let bytes = archive::pack(&name, &file, bytes, others, *time)?;
                 dist.write(&name, &bytes)?;
                 if program == PLUGIN {
                     let (program, sha256) = (file, sums::sha256(&bytes));
