@@ -16,10 +16,19 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    error::CollectError, image_record::ImageRecord, key::LayerKey, layer_meta::LayerMeta,
-    mounted_layer::IDLE, staging::discard, store::Store,
+    error::CollectError,
+    gc_stats::{GcStats, RemovedImage},
+    image_record::ImageRecord,
+    key::LayerKey,
+    layer_meta::{LayerMeta, LayerStorage},
+    mounted_layer::IDLE,
+    staging::discard,
+    store::Store,
 };
-use crate::{digest::ManifestDigest, sys::statfs::Space};
+use crate::{
+    digest::ManifestDigest,
+    sys::{du, statfs::Space},
+};
 
 /// The thresholds of garbage collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,32 +40,6 @@ pub struct Watermarks {
     /// The time for which an unreachable layer is kept after it was added: the pull of its image may still be in
     /// flight.
     pub grace: Duration,
-}
-
-/// The result of a round, and the size of the store after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GcStats {
-    /// Image records removed.
-    pub images: u64,
-    /// Layers removed.
-    pub layers: u64,
-    /// Bytes of the removed layers.
-    pub bytes: u64,
-    /// Layers in the store after the round.
-    pub kept_layers: u64,
-    /// Bytes of the layers in the store after the round.
-    pub kept_bytes: u64,
-}
-
-/// The result of [`Store::remove_image`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RemovedImage {
-    /// It was removed.
-    Removed(GcStats),
-    /// A workspace or a snapshot was made from it.
-    Needed,
-    /// There is no such image.
-    Absent,
 }
 
 /// What must not be removed.
@@ -338,10 +321,22 @@ impl<'s> Round<'s> {
         Ok(true)
     }
 
+    /// The bytes of a layer. Those of an upper that was renamed were not recorded.
+    fn measured(&self, key: &LayerKey, recorded: u64) -> u64 {
+        match recorded {
+            0 => {
+                let tree = self.store.layers.dirs.of(key).join(LayerStorage::Dir.content());
+                du::bytes_of(&tree).unwrap_or(0)
+            }
+            recorded => recorded,
+        }
+    }
+
     /// Counts a layer as removed that [`Self::remove`] would remove.
     fn count_removed(&mut self, key: &LayerKey) {
         let is_leased = self.store.leases.locked().keeps(key);
         if let Some((bytes, _)) = self.present.remove(key).filter(|_| !is_leased) {
+            let bytes = self.measured(key, bytes);
             self.done.layers += 1;
             self.done.bytes += bytes;
         }
@@ -351,6 +346,7 @@ impl<'s> Round<'s> {
     /// tries again.
     fn remove(&mut self, key: &LayerKey) {
         let Some((bytes, _)) = self.present.get(key).copied() else { return };
+        let bytes = self.measured(key, bytes);
         match self.store.remove_layer(key) {
             Ok(true) => {
                 self.present.remove(key);

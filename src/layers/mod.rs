@@ -77,6 +77,7 @@ mod ages;
 mod dir;
 mod error;
 mod gc;
+mod gc_stats;
 #[cfg(test)]
 mod gc_tests;
 mod image_file;
@@ -125,7 +126,8 @@ pub use crate::changeset::LayerFeatures;
 pub use add::NewLayer;
 pub use add_with_layers_below::Place;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
-pub use gc::{GcStats, RemovedImage, Roots, Watermarks};
+pub use gc::{Roots, Watermarks};
+pub use gc_stats::{GcStats, RemovedImage};
 pub use image_record::{ImageDetails, ImageRecord};
 pub use images::ImageRecords;
 pub use key::{ChainId, LayerKey};

@@ -32,7 +32,11 @@ impl WorkspaceError {
                 .fix("run the command as root, for example with sudo"),
             Self::Unusable { root, kind, check } => {
                 let kind = kind.unwrap_or("of an unknown type");
-                let why = format!("its file system is {kind}, and `{}` failed: {}", check.name, check.why);
+                let why = match check.name {
+                    "filesystem" => check.why.clone(),
+                    name => format!("the check `{name}` failed: {}", check.why),
+                };
+                let why = format!("its file system is {kind}, and {why}");
                 Explained::new(format!("{} cannot hold a store", root.display()))
                     .why(why)
                     .fix(format!("{}; or choose another directory with --root", check.fix))

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::{
     error::WorkspaceError,
+    name::image_named,
     open::Workspaces,
     sources::{Stacked, origin_in_files, source_error},
     stack::State,
@@ -85,30 +86,6 @@ fn size(image: &ImageRecord, layers: &BTreeMap<LayerKey, LayerInfo>) -> (u64, us
     keys.dedup();
     let missing = keys.iter().filter(|key| !layers.contains_key(key)).count();
     (keys.iter().filter_map(|key| layers.get(key)?.bytes).sum(), missing)
-}
-
-/// The image that a user names: by a reference, with or without the registry and the tag that are the default; by the
-/// digest of its manifest, or by the ChainID of layers that were applied by hand. The first digits are enough if no other
-/// image has them.
-pub(super) fn image_named<'i>(images: &'i [ImageRecord], text: &str) -> Option<&'i ImageRecord> {
-    let canonical = text.parse::<Reference>().map(|reference| reference.to_string());
-    let is_named = |image: &&ImageRecord| {
-        let named =
-            |known: &String| known == text || canonical.as_ref().is_ok_and(|it| it == known);
-        image.references.iter().any(named)
-    };
-    if let Some(image) = images.iter().filter(is_named).max_by_key(|image| image.resolved) {
-        return Some(image);
-    }
-    let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    let chain = format!("sha256:{digits}");
-    let begins = |image: &&ImageRecord| {
-        image.manifest.digest().hex().starts_with(digits)
-            || image.references.iter().any(|name| name.starts_with(&chain))
-    };
-    let mut found = images.iter().filter(begins);
-    let first = found.next().filter(|_| digits.len() >= 6)?;
-    found.next().is_none().then_some(first)
 }
 
 impl Workspaces {

@@ -107,8 +107,8 @@ struct Model {
     present: Files,
     /// The state that the upper stands on.
     below: State,
-    /// Whether it was mounted since that state.
-    has_upper: bool,
+    /// The names at the top of the upper. An upper without any becomes no state.
+    upper: BTreeSet<&'static str>,
     current: State,
     states: BTreeMap<String, State>,
 }
@@ -117,19 +117,43 @@ impl Model {
     fn new(state: State) -> Self {
         let states = BTreeMap::from([("postinit".to_owned(), state.clone())]);
         let present = state.1.clone();
-        Self { present, below: state.clone(), has_upper: false, current: state, states }
+        Self { present, below: state.clone(), upper: BTreeSet::new(), current: state, states }
+    }
+
+    /// Makes the upper a state, if something was written in it.
+    fn seal(&mut self, next: &mut u32) {
+        if !self.upper.is_empty() {
+            self.seal_any(next);
+        }
     }
 
     /// Makes the upper a state.
-    fn seal(&mut self, next: &mut u32) {
-        if std::mem::take(&mut self.has_upper) {
-            *next += 1;
-            self.below = (*next, self.present.clone());
+    fn seal_any(&mut self, next: &mut u32) {
+        *next += 1;
+        self.below = (*next, self.present.clone());
+        self.upper.clear();
+    }
+
+    fn write(&mut self, file: &'static str, text: String) {
+        self.present.insert(file.to_owned(), text);
+        self.upper.insert(top(file));
+    }
+
+    fn delete(&mut self, file: &'static str) {
+        if self.present.remove(file).is_none() {
+            return;
+        }
+        if self.below.1.contains_key(file) || top(file) != file {
+            // A whiteout, or the directory of the file.
+            self.upper.insert(top(file));
+        } else {
+            self.upper.remove(file);
         }
     }
 
     fn go_back(&mut self, state: State) {
-        (self.has_upper, self.present) = (false, state.1.clone());
+        self.present = state.1.clone();
+        self.upper.clear();
         (self.below, self.current) = (state.clone(), state);
     }
 
@@ -150,6 +174,11 @@ fn original() -> Files {
     [("a", "one"), ("sub/b", "two")].map(|(path, text)| (path.into(), text.into())).into()
 }
 
+/// The first part of a path.
+fn top(path: &'static str) -> &'static str {
+    path.split('/').next().unwrap_or(path)
+}
+
 const FILES: [&str; 3] = ["a", "c", "sub/d"];
 
 /// Carries a command out on both, and compares whether it succeeded.
@@ -164,16 +193,14 @@ fn apply(machine: &Machine, models: &mut Models, op: &Op) {
                 return;
             };
             real.write(FILES[*file], &text.to_string());
-            model.present.insert(FILES[*file].to_owned(), text.to_string());
-            model.has_upper = true;
+            model.write(FILES[*file], text.to_string());
         }
         Op::Delete { workspace, file } => {
             let (Some(mut real), Some(model)) = (lock(workspace), known.get_mut(workspace)) else {
                 return;
             };
             real.change(|at| drop(fs::remove_file(at.join(FILES[*file]))));
-            model.present.remove(FILES[*file]);
-            model.has_upper = true;
+            model.delete(FILES[*file]);
         }
         Op::Snapshot { workspace, state: name } => {
             let (Some(mut real), Some(model)) = (lock(workspace), known.get_mut(workspace)) else {
@@ -205,7 +232,7 @@ fn apply(machine: &Machine, models: &mut Models, op: &Op) {
             drop(real);
             drop(lock(workspace).unwrap());
             all.collect(None, false).unwrap();
-            model.seal(next);
+            model.seal_any(next);
             model.current = model.below.clone();
             model.states.insert(STATES[*name].to_owned(), model.below.clone());
         }
@@ -214,7 +241,6 @@ fn apply(machine: &Machine, models: &mut Models, op: &Op) {
                 return;
             };
             real.mount(None).unwrap();
-            model.has_upper = true;
             let done = real.snapshot(&state(STATES[*name]));
             assert_eq!(done.is_ok(), !model.states.contains_key(STATES[*name]));
             if done.is_ok() {

@@ -1,8 +1,11 @@
-//! The names that users write: of a workspace, and of a state of it.
+//! The names that users write: of a workspace, of a state of it, and of an image.
 
 use std::{fmt, str::FromStr};
 
-use crate::layers::{StateName, WorkspaceName};
+use crate::{
+    layers::{ImageRecord, StateName, WorkspaceName},
+    reference::Reference,
+};
 
 /// The name of the upper of a command that failed. No snapshot can have it.
 pub const FAILED: &str = "failed";
@@ -49,6 +52,30 @@ impl fmt::Display for NameAt {
             None => write!(f, "{}", self.workspace),
         }
     }
+}
+
+/// The image that a user names: by a reference, with or without the registry and the tag that are the default; by the
+/// digest of its manifest, or by the ChainID of layers that were applied by hand. The first digits are enough if no other
+/// image has them.
+pub(super) fn image_named<'i>(images: &'i [ImageRecord], text: &str) -> Option<&'i ImageRecord> {
+    let canonical = text.parse::<Reference>().map(|reference| reference.to_string());
+    let is_named = |image: &&ImageRecord| {
+        let named =
+            |known: &String| known == text || canonical.as_ref().is_ok_and(|it| it == known);
+        image.references.iter().any(named)
+    };
+    if let Some(image) = images.iter().filter(is_named).max_by_key(|image| image.resolved) {
+        return Some(image);
+    }
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    let chain = format!("sha256:{digits}");
+    let begins = |image: &&ImageRecord| {
+        image.manifest.digest().hex().starts_with(digits)
+            || image.references.iter().any(|name| name.starts_with(&chain))
+    };
+    let mut found = images.iter().filter(begins);
+    let first = found.next().filter(|_| digits.len() >= 6)?;
+    found.next().is_none().then_some(first)
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use std::{io::Write, path::PathBuf, sync::Arc};
 use super::{
     chains::{Chain, Chains, is_chain_id},
     error::WorkspaceError,
-    images::image_named,
     lock::{OnLocked, Workspace},
-    name::NameAt,
+    name::{NameAt, image_named},
     open::Workspaces,
     view::{OpenStack, Trees},
 };

@@ -199,9 +199,6 @@ fn rm(args: &RmArgs) -> Result<(), Failure> {
     }
     let images = counted(args.images.len() as u64, "image");
     let layers = counted(layers, "layer");
-    Ok(print(&format!(
-        "removed {images} and {layers} ({})
-",
-        format::bytes(bytes)
-    ))?)
+    let size = format::bytes(bytes);
+    Ok(print(&format!("removed {images} and {layers} of {size}\n"))?)
 }

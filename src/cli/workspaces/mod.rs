@@ -276,17 +276,16 @@ fn gc(args: &GcArgs) -> Result<(), Failure> {
     let text = || {
         let verb = if args.dry_run { "would remove" } else { "removed" };
         format!(
-            "{verb} {} and {} ({}); {} kept ({})\n",
+            "{verb} {} and {} of {}; {} kept\n",
             counted(done.images, "image"),
             counted(done.layers, "layer"),
             format::bytes(done.bytes),
-            counted(done.kept_layers, "layer"),
-            format::bytes(done.kept_bytes)
+            counted(done.kept_layers, "layer")
         )
     };
     let value = json!({
         "images": done.images, "layers": done.layers, "bytes": done.bytes,
-        "keptLayers": done.kept_layers, "keptBytes": done.kept_bytes,
+        "keptLayers": done.kept_layers,
     });
     Ok(args.output.print(&value, text)?)
 }
