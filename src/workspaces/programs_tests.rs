@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A program with the overlay in a mount namespace of its own, in a cgroup of its own, as `ovl run` starts it. It counts in a
-/// file of the workspace.
+/// file of the workspace, but not while there is a file `pause`. It makes a file `paused` then.
 struct Program {
     child: Child,
     _group: OwnGroup,
@@ -29,7 +29,8 @@ struct Program {
 impl Program {
     /// Starts it where the workspace is mounted.
     fn start(at: &Path, group: OwnGroup) -> Self {
-        let count = "i=10000000; while :; do i=$((i+1)); printf %s $i 1<> count; done";
+        let count = "i=10000000; while :; do i=$((i+1)); printf %s $i 1<> count; \
+                     if test -e pause; then : > paused; while test -e pause; do :; done; fi; done";
         let program =
             format!("read go; exec unshare --mount --propagation private sh -c '{count}'");
         let mut child = Command::new("sh")
@@ -48,6 +49,16 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+}
+
+/// Waits until the program writes no more. A file that is written all the time cannot be copied at one moment without a freeze.
+fn pause(one: &Workspace<'_>, at: &Path) {
+    fs::write(at.join("pause"), "").unwrap();
+    let (paused, start) = (one.upper_and_work().upper().join("paused"), Instant::now());
+    while !paused.exists() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it does not pause");
+        sleep(Duration::from_millis(1));
     }
 }
 
@@ -72,6 +83,7 @@ fn privileged_programs_with_a_cgroup_of_their_own_are_frozen_and_thawed_in_each_
         one.mount(Some(&at)).unwrap();
         let _program = Program::start(&at, group);
         wait_for_count(&one);
+        pause(&one, &at);
         let taken = one.snapshot(&state("mounted")).unwrap();
         let Taken::Mounted(Copied { moment: Moment::Live(NotFrozen::Mounted(path)), torn: 0 }) =
             taken
@@ -79,6 +91,7 @@ fn privileged_programs_with_a_cgroup_of_their_own_are_frozen_and_thawed_in_each_
             panic!("{taken:?}");
         };
         assert_eq!(path, at);
+        fs::remove_file(at.join("pause")).unwrap();
         one.umount().unwrap();
         for name in ["s", "t"] {
             let taken = one.snapshot(&state(name)).unwrap();
