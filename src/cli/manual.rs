@@ -10,14 +10,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, Command, ValueEnum};
-use clap_complete::{Shell, generate};
+use clap::{Args, Command};
 use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
 };
 
 use super::{failure::Failure, output::print};
+use crate::kubectl::ShellName;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -33,13 +33,6 @@ pub(super) struct CompletionArgs {
     shell: ShellName,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ShellName {
-    Bash,
-    Zsh,
-    Fish,
-}
-
 /// Write the manual pages into a directory
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -52,15 +45,8 @@ pub(super) struct ManArgs {
 }
 
 /// Prints the script.
-pub(super) fn completion(args: &CompletionArgs, mut root: Command) -> Result<(), Failure> {
-    let shell = match args.shell {
-        ShellName::Bash => Shell::Bash,
-        ShellName::Zsh => Shell::Zsh,
-        ShellName::Fish => Shell::Fish,
-    };
-    let mut script = Vec::new();
-    generate(shell, &mut root, "ovl", &mut script);
-    Ok(print(&String::from_utf8(script).context("the script is not UTF-8")?)?)
+pub(super) fn completion(args: &CompletionArgs, root: Command) -> Result<(), Failure> {
+    Ok(print(&args.shell.script(root, "ovl")?)?)
 }
 
 /// Writes the pages.

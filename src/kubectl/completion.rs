@@ -39,11 +39,26 @@ pub(super) struct CompletionArgs {
     shell: ShellName,
 }
 
+/// A shell for which there is a completion script.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ShellName {
+pub(crate) enum ShellName {
     Bash,
     Zsh,
     Fish,
+}
+
+impl ShellName {
+    /// The script for the program `name` with these commands.
+    pub(crate) fn script(self, mut command: Command, name: &str) -> anyhow::Result<String> {
+        let shell = match self {
+            Self::Bash => Shell::Bash,
+            Self::Zsh => Shell::Zsh,
+            Self::Fish => Shell::Fish,
+        };
+        let mut script = Vec::new();
+        generate(shell, &mut command, name, &mut script);
+        String::from_utf8(script).context("the script is not UTF-8")
+    }
 }
 
 #[derive(Debug, Args)]
@@ -54,16 +69,8 @@ pub(super) struct CompleteArgs {
 }
 
 /// Prints the script for the program `command`.
-pub(super) fn run(args: CompletionArgs, mut command: Command) -> Result<(), Failure> {
-    let shell = match args.shell {
-        ShellName::Bash => Shell::Bash,
-        ShellName::Zsh => Shell::Zsh,
-        ShellName::Fish => Shell::Fish,
-    };
-    let mut script = Vec::new();
-    generate(shell, &mut command, "kubectl-ovl", &mut script);
-    let script = String::from_utf8(script).context("the script is not UTF-8")?;
-    Ok(print::out(&script)?)
+pub(super) fn run(args: CompletionArgs, command: Command) -> Result<(), Failure> {
+    Ok(print::out(&args.shell.script(command, "kubectl-ovl")?)?)
 }
 
 /// The candidates for the next word.

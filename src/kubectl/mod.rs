@@ -53,8 +53,9 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 pub use parse::parsed;
+// Used by `cli`, which only Linux has.
 #[cfg(target_os = "linux")]
-pub(crate) use {print::clean, table::plain as plain_table};
+pub(crate) use {completion::ShellName, print::clean, table::plain as plain_table};
 
 use crate::telemetry;
 use args::{ClusterArgs, Output};

@@ -20,15 +20,12 @@ use super::{
     gc_stats::{GcStats, RemovedImage},
     image_record::ImageRecord,
     key::LayerKey,
-    layer_meta::{LayerMeta, LayerStorage},
+    layer_meta::LayerMeta,
     mounted_layer::IDLE,
     staging::discard,
     store::Store,
 };
-use crate::{
-    digest::ManifestDigest,
-    sys::{du, statfs::Space},
-};
+use crate::{digest::ManifestDigest, sys::statfs::Space};
 
 /// The thresholds of garbage collection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,10 +321,7 @@ impl<'s> Round<'s> {
     /// The bytes of a layer. Those of an upper that was renamed were not recorded.
     fn measured(&self, key: &LayerKey, recorded: u64) -> u64 {
         match recorded {
-            0 => {
-                let tree = self.store.layers.dirs.of(key).join(LayerStorage::Dir.content());
-                du::bytes_of(&tree).unwrap_or(0)
-            }
+            0 => self.store.layers.dirs.tree_bytes(key).unwrap_or(0),
             recorded => recorded,
         }
     }

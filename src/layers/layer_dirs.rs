@@ -5,8 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{error::LowerError, key::LayerKey, layer_meta::LayerMeta};
-use crate::sys::durable::at;
+use super::{
+    error::LowerError,
+    key::LayerKey,
+    layer_meta::{LayerMeta, LayerStorage},
+};
+use crate::sys::{du, durable::at};
 
 /// The directory `layers/` of a store.
 #[derive(Debug, Clone)]
@@ -39,6 +43,11 @@ impl LayerDirs {
     pub(super) fn keys(&self) -> io::Result<Vec<LayerKey>> {
         let key = |dir: PathBuf| LayerKey::of_dir(dir.file_name()?.to_str()?);
         Ok(subdirs(&self.0)?.into_iter().filter_map(key).collect())
+    }
+
+    /// The bytes on the disk of a layer that is stored as a directory tree. Walks the tree. 0 if it is gone.
+    pub(super) fn tree_bytes(&self, key: &LayerKey) -> io::Result<u64> {
+        du::bytes_of(&self.of(key).join(LayerStorage::Dir.content()))
     }
 
     /// The metadata of a layer.

@@ -26,11 +26,7 @@ use super::{
     workspace_record::{WorkspaceName, WorkspaceRecord},
     workspace_records,
 };
-use crate::{
-    digest::DiffId,
-    media_type::Format,
-    sys::{du, durable::at},
-};
+use crate::{digest::DiffId, media_type::Format, sys::durable::at};
 
 /// A store that is only read.
 #[derive(Debug)]
@@ -147,7 +143,7 @@ impl StoreReader {
     /// # Errors
     /// The tree cannot be read.
     pub fn tree_bytes(&self, layer: &LayerKey) -> io::Result<u64> {
-        du::bytes_of(&self.dirs.of(layer).join(LayerStorage::Dir.content()))
+        self.dirs.tree_bytes(layer)
     }
 
     fn records<T>(

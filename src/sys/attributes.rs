@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{OFlags, XattrFlags, fsetxattr, getxattr, lgetxattr, listxattr},
+    fs::{OFlags, XattrFlags, fsetxattr, getxattr, lgetxattr, listxattr, removexattr},
     io::Errno,
 };
 
@@ -26,8 +26,7 @@ pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
     // After the owner: a change of owner clears the set-id bits. Before capabilities and ACLs, which may refine the
     // mode.
     dir.set_permissions(Permissions::from_mode(metadata.mode() & 0o7777))?;
-    for name in names(&source)? {
-        let value = read(|buffer| getxattr(&source, &name[..], buffer))?;
+    for (name, value) in xattrs(&source)? {
         fsetxattr(&dir, &name[..], &value, XattrFlags::empty())?;
     }
     Ok(())
@@ -37,11 +36,7 @@ pub fn copy(from: &Detached, to: &Path) -> io::Result<()> {
 pub fn are_equal(one: &Path, other: &Path) -> io::Result<bool> {
     let of = |path: &Path| -> io::Result<_> {
         let metadata = std::fs::metadata(path)?;
-        let mut xattrs = Vec::new();
-        for name in names(path)? {
-            let value = read(|buffer| getxattr(path, &name[..], buffer))?;
-            xattrs.push((name, value));
-        }
+        let mut xattrs = xattrs(path)?;
         xattrs.sort_unstable();
         Ok((metadata.uid(), metadata.gid(), metadata.mode(), xattrs))
     };
@@ -75,6 +70,29 @@ pub(super) fn names(source: &Path) -> io::Result<Vec<Vec<u8>>> {
     let list = read(|buffer| listxattr(source, buffer))?;
     let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
     Ok(names.filter(|name| !name.starts_with(PREFIX.as_bytes())).map(<[u8]>::to_vec).collect())
+}
+
+/// The extended attributes of `source`, without overlay's own: pairs of name and value.
+pub(super) fn xattrs(source: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let xattrs = names(source)?.into_iter().map(|name| {
+        let value = read(|buffer| getxattr(source, &name[..], buffer))?;
+        Ok((name, value))
+    });
+    xattrs.collect()
+}
+
+/// Whether an extended attribute is a label. A security module sets it itself, and does not allow that it is removed.
+pub(super) fn is_label(name: &[u8]) -> bool {
+    name.starts_with(b"security.") && name != b"security.capability"
+}
+
+/// Removes an extended attribute of the file at `path`, if it has this one.
+pub(super) fn remove_xattr(path: &Path, name: &[u8]) -> io::Result<()> {
+    match removexattr(path, name) {
+        // xfs lists an ACL under a second name, which is gone with the first.
+        Ok(()) | Err(Errno::NODATA) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Calls `fill` with a buffer of 64 KiB, the largest value or list of attributes in Linux (xattr(7)).

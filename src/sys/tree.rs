@@ -18,14 +18,11 @@ use std::{
     path::Path,
 };
 
-use rustix::{
-    fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
-        UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fremovexattr, fsetxattr,
-        fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2,
-        renameat_with, statat, symlinkat, unlinkat, utimensat,
-    },
-    io::Errno,
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps,
+    UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat, futimens,
+    linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, renameat_with, statat,
+    symlinkat, unlinkat, utimensat,
 };
 
 use super::{
@@ -261,14 +258,11 @@ pub fn replace_attributes(file: &File, attributes: &Attributes<'_>) -> io::Resul
 }
 
 fn replace_attributes_of(file: impl AsFd, attributes: &Attributes<'_>) -> io::Result<()> {
-    for name in attributes::names(&proc_fd::path(&file))? {
-        let is_label = name.starts_with(b"security.") && name != b"security.capability";
-        if !is_label && !attributes.xattrs.iter().any(|(kept, _)| *kept == name) {
-            match fremovexattr(&file, name.as_slice()) {
-                // xfs lists an ACL under a second name, which is gone with the first.
-                Ok(()) | Err(Errno::NODATA) => {}
-                Err(e) => return Err(e.into()),
-            }
+    let path = proc_fd::path(&file);
+    for name in attributes::names(&path)? {
+        let is_kept = attributes.xattrs.iter().any(|(kept, _)| *kept == name);
+        if !is_kept && !attributes::is_label(&name) {
+            attributes::remove_xattr(&path, &name)?;
         }
     }
     set_attributes_of(file, attributes)

@@ -142,12 +142,7 @@ impl Entry {
 
     /// The extended attributes of the entry, without overlay's own: pairs of name and value.
     pub fn xattrs(&self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let path = self.proc_path();
-        let xattrs = attributes::names(&path)?.into_iter().map(|key| {
-            let value = attributes::read(|buffer| getxattr(&path, &key[..], buffer))?;
-            Ok((key, value))
-        });
-        xattrs.collect()
+        attributes::xattrs(&self.proc_path())
     }
 
     /// The handle by which the file system finds this entry under any name. `None` if the file system has none.

@@ -134,7 +134,7 @@ impl Workspaces {
         record: &WorkspaceRecord,
     ) -> Result<(), WorkspaceError> {
         let stack = self.open_stack(name, record, &[])?;
-        self.view(stack.lowers, super::lock::options(record)).map(drop)
+        self.view(stack.lowers, super::lock::options(record.directory().is_none())).map(drop)
     }
 }
 

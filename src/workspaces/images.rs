@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{self, Read, Seek as _},
     path::Path,
 };
@@ -13,18 +12,16 @@ use super::{
     error::WorkspaceError,
     name::image_named,
     open::Workspaces,
-    sources::{Stacked, origin_in_files, source_error},
+    sources::{Stacked, source_error},
     stack::State,
 };
 use crate::{
-    changeset::{self, Limits},
-    digest::{BlobDigest, ManifestDigest},
-    image::LayerBlob,
+    digest::ManifestDigest,
     layers::{
         ChainId, GcStats, ImageDetails, ImageRecord, LayerInfo, LayerKey, RemovedImage,
         StoreReader, Unreadable, WorkspaceRecord,
     },
-    media_type::{Compression, Format},
+    media_type::Format,
     reference::Reference,
 };
 
@@ -150,17 +147,9 @@ impl Workspaces {
         tar: &Path,
         format: Format,
     ) -> Result<ChainId, WorkspaceError> {
-        let text = format!("tar:{}", tar.display());
-        let failed = |e: io::Error| source_error(&text, e);
-        let open = || File::open(tar).map_err(failed);
-        self.apply_layer_from(
-            parent,
-            &text,
-            open()?.metadata().map_err(failed)?.len(),
-            format,
-            open,
-        )
-        .await
+        let (below, mut stacked) = stack_below(parent)?;
+        let keys = self.add_tar_file(below, tar, format, &mut stacked).await?;
+        self.record_stack(&keys)
     }
 
     /// As [`Self::apply_layer`], for a tar that can be read once only. It is kept in a file of the store meanwhile.
@@ -181,47 +170,29 @@ impl Workspaces {
             Ok(again)
         };
         let open = || again().map_err(|e: io::Error| source_error("tar:-", e));
-        self.apply_layer_from(parent, "tar:-", size, format, open).await
+        let (below, mut stacked) = stack_below(parent)?;
+        let keys = self.add_tar(below, "tar:-", size, format, open, &mut stacked).await?;
+        self.record_stack(&keys)
     }
 
-    async fn apply_layer_from<B: Read + Send>(
-        &self,
-        parent: Option<State<'_>>,
-        text: &str,
-        size: u64,
-        format: Format,
-        open: impl Fn() -> Result<B, WorkspaceError>,
-    ) -> Result<ChainId, WorkspaceError> {
-        let mut stacked = Stacked::default();
-        let below = match parent {
-            None => Vec::new(),
-            Some(state) => {
-                let (layers, leases) = state.without_directory()?;
-                stacked.lease.extend(leases);
-                layers
-            }
-        };
-        let limits = Limits { budget: self.store.budget.clone(), ..Limits::default() };
-        let diff_id = changeset::diff_id_of(open()?, &limits).map_err(|e| source_error(text, e))?;
-        let digest = BlobDigest::new(*diff_id.digest());
-        let layer = LayerBlob {
-            digest,
-            size,
-            media_type: String::new(),
-            format,
-            compression: Compression::None,
-            diff_id,
-        };
-        let origin = |_: &LayerBlob| origin_in_files(text, digest);
-        let open = async |_: &LayerBlob| open();
-        let keys = self.add_layers(below, &[layer], origin, open, &mut stacked).await?;
-        let chain = self.store.layers.chain_id(&keys)?.ok_or_else(|| unknown(text))?;
+    /// Records layers as an image whose name is their ChainID. The caller has a lease of them.
+    fn record_stack(&self, keys: &[LayerKey]) -> Result<ChainId, WorkspaceError> {
+        let chain = self.store.layers.chain_id(keys)?;
+        let chain =
+            chain.ok_or_else(|| io::Error::other("a stack without a layer has no ChainID"))?;
         let manifest = ManifestDigest::of(format!("ovl-csi layers {chain}").as_bytes());
         let name = chain.to_string();
-        let put = self.store.images.put(&name, manifest, &keys, &ImageDetails::default());
-        put.map_err(|e| source_error(text, e))?;
+        let put = self.store.images.put(&name, manifest, keys, &ImageDetails::default());
+        put.map_err(|e| source_error(&name, e))?;
         Ok(chain)
     }
+}
+
+/// The layers of the state on which a layer is applied, and what keeps them.
+fn stack_below(parent: Option<State<'_>>) -> Result<(Vec<LayerKey>, Stacked), WorkspaceError> {
+    let Some(parent) = parent else { return Ok(Default::default()) };
+    let (layers, lease) = parent.without_directory()?;
+    Ok((layers, Stacked { lease, ..Stacked::default() }))
 }
 
 fn unknown(text: &str) -> WorkspaceError {

@@ -114,7 +114,7 @@ impl Workspace<'_> {
     /// The options of its overlay. In the stack of a copy the directory goes on living. A feature that keeps a path or an
     /// inode of a lower would then show other files than those that it was set for.
     pub(super) fn options(&self) -> Options {
-        options(&self.record)
+        options(self.record.directory().is_none())
     }
 
     /// The features that the layers of its uppers may need.
@@ -129,9 +129,8 @@ impl Workspace<'_> {
     }
 }
 
-/// The options of the overlay of a workspace with this record.
-pub(super) fn options(record: &WorkspaceRecord) -> Options {
-    let is_tree = record.directory().is_none();
+/// The options of the overlay of a workspace.
+pub(super) fn options(is_tree: bool) -> Options {
     // Programs of a tree may need set-user-id bits, as in a container.
     Options { metacopy: is_tree, redirect_dir: is_tree, nosuid: false, ..Options::default() }
 }

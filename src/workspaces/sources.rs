@@ -17,7 +17,7 @@ use crate::{
         AddError, ImageDetails, LayerKey, Lease, NewLayer, Origin, PackedBlob, SnapshotContents,
         SnapshotId,
     },
-    media_type::Format,
+    media_type::{Compression, Format},
     reference::Reference,
     sys::clone::{CloneError, Round, TreeClone},
 };
@@ -107,7 +107,11 @@ impl Workspaces {
                     self.pull(reference, registries, keyring, &mut stacked).await?;
                 }
                 Source::Files(text) => self.add_files(text, &mut stacked).await?,
-                Source::Tar(path) => self.add_tar(path, &mut stacked)?,
+                Source::Tar(path) => {
+                    let (format, below) = (Format::Portable, Vec::new());
+                    let keys = self.add_tar_file(below, path, format, &mut stacked).await?;
+                    stacked.layers.extend(keys);
+                }
                 Source::RootFs(path) => match copied.iter().find(|(other, _)| other == path) {
                     // One copy is enough for a directory that is named twice.
                     Some((_, key)) => stacked.layers.push(*key),
@@ -157,7 +161,7 @@ impl Workspaces {
     }
 
     /// Adds layers on top of those with `keys`, bottom first, without those that the store has. Returns the keys of all.
-    pub(super) async fn add_layers<B: Read + Send>(
+    async fn add_layers<B: Read + Send>(
         &self,
         mut keys: Vec<LayerKey>,
         layers: &[LayerBlob],
@@ -184,24 +188,38 @@ impl Workspaces {
         Ok(keys)
     }
 
-    /// One layer of a tar file. Its bytes are read twice: its name in the store is the digest of all of them.
-    fn add_tar(&self, path: &Path, stacked: &mut Stacked) -> Result<(), WorkspaceError> {
+    /// One layer of a tar file, on top of those with `keys`. Returns the keys of all.
+    pub(super) async fn add_tar_file(
+        &self,
+        keys: Vec<LayerKey>,
+        path: &Path,
+        format: Format,
+        stacked: &mut Stacked,
+    ) -> Result<Vec<LayerKey>, WorkspaceError> {
         let text = format!("tar:{}", path.display());
         let open = || fs::File::open(path).map_err(|e| source_error(&text, e));
+        let size = open()?.metadata()?.len();
+        self.add_tar(keys, &text, size, format, open, stacked).await
+    }
+
+    /// One layer of a tar of `size` bytes, compressed or not, on top of those with `keys`. Its bytes are read twice: its name
+    /// in the store is the digest of all of them. Returns the keys of all.
+    pub(super) async fn add_tar<B: Read + Send>(
+        &self,
+        keys: Vec<LayerKey>,
+        text: &str,
+        size: u64,
+        format: Format,
+        open: impl Fn() -> Result<B, WorkspaceError>,
+        stacked: &mut Stacked,
+    ) -> Result<Vec<LayerKey>, WorkspaceError> {
         let limits = Limits { budget: self.store.budget.clone(), ..Limits::default() };
-        let diff_id =
-            changeset::diff_id_of(open()?, &limits).map_err(|e| source_error(&text, e))?;
-        let key = LayerKey::alone(&diff_id, Format::Portable);
-        if self.store.leases.take_if_present(&[key])?.is_none() {
-            let size = open()?.metadata()?.len();
-            let digest = BlobDigest::new(*diff_id.digest());
-            let origin = origin_in_files(&text, digest);
-            let new = NewLayer { diff_id, format: Format::Portable, origin };
-            self.add(&new, size, alone(&[]), open()?)?;
-        }
-        self.keep(key, stacked)?;
-        stacked.layers.push(key);
-        Ok(())
+        let diff_id = changeset::diff_id_of(open()?, &limits).map_err(|e| source_error(text, e))?;
+        let digest = BlobDigest::new(*diff_id.digest());
+        let (media_type, compression) = (String::new(), Compression::None);
+        let layer = LayerBlob { digest, size, media_type, format, compression, diff_id };
+        let origin = |_: &LayerBlob| origin_in_files(text, digest);
+        self.add_layers(keys, &[layer], origin, async |_: &LayerBlob| open(), stacked).await
     }
 
     /// A copy of a directory, as one layer.
@@ -322,7 +340,7 @@ fn origin_in_registry(image: &Image, layer: &LayerBlob) -> Origin {
     }
 }
 
-pub(super) fn origin_in_files(text: &str, blob: BlobDigest) -> Origin {
+fn origin_in_files(text: &str, blob: BlobDigest) -> Origin {
     let (registry, repository) = (FILES.to_owned(), text.to_owned());
     Origin { registry, repository, blob, public: false, packed: None, namespace: None }
 }

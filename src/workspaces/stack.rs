@@ -5,18 +5,18 @@
 use std::{io::Write, path::PathBuf, sync::Arc};
 
 use super::{
-    chains::{Chain, Chains, is_chain_id},
+    chains::{Chains, is_chain_id},
     error::WorkspaceError,
-    lock::{OnLocked, Workspace},
+    lock::{OnLocked, Workspace, options},
     name::{NameAt, image_named},
     open::Workspaces,
-    view::{OpenStack, Trees},
+    view::{OpenStack, Trees, upper_as_lower},
 };
 use crate::{
     changeset::{PackOptions, Packed, pack},
     layers::{LayerKey, Lease, StoreReader},
     media_type::{Compression, Format},
-    overlay::{Lower, Options, RequiredFeatures},
+    overlay::Options,
     sys::{mounts::Detached, tree_reader::Entry, tree_size},
 };
 
@@ -90,7 +90,10 @@ impl Workspaces {
         if is_chain_id(text) {
             let chains = Chains::read(&reader)?;
             match chains.find(text) {
-                Ok(chain) => return self.state_of_chain(text, &chains, chain),
+                Ok(chain) => {
+                    let layers = chains.layers(chain);
+                    return self.new_state(text, chain.directory.clone(), layers);
+                }
                 // The digits can be the name of an image.
                 Err(error) if text.starts_with("sha256:") => {
                     return Err(unknown(error.to_string()));
@@ -118,15 +121,6 @@ impl Workspaces {
         let lease = self.store.leases.take(&layers)?;
         let text = text.to_owned();
         Ok(State { text, directory, layers, upper: None, leases: vec![lease], _workspace: None })
-    }
-
-    fn state_of_chain(
-        &self,
-        text: &str,
-        chains: &Chains,
-        chain: &Chain,
-    ) -> Result<State<'_>, WorkspaceError> {
-        self.new_state(text, chain.directory.clone(), chains.layers(chain))
     }
 
     fn state_of_workspace(
@@ -192,35 +186,10 @@ impl Workspaces {
             let (layers, _leases) = (vec![Arc::new(names)], vec![first, second]);
             return Ok(Trees { before: nothing, after, layers, hides_all: false, _leases });
         };
-        let (layers, hides_all) = self.differing(before, state)?;
+        let (mut layers, hides_all) = self.differing(&before.layers, &state.layers)?;
+        layers.extend([&before.upper, &state.upper].into_iter().flatten().cloned());
         let (before, first) = self.state_tree(before)?;
         Ok(Trees { before, after, layers, hides_all, _leases: vec![first, second] })
-    }
-
-    /// The layers in which two states differ, and whether one of them hides everything below it.
-    fn differing(
-        &self,
-        before: &State<'_>,
-        after: &State<'_>,
-    ) -> Result<(Vec<Arc<Detached>>, bool), WorkspaceError> {
-        let both = before.layers.iter().zip(&after.layers);
-        let mut common = both.take_while(|(one, other)| one == other).count();
-        let (mut layers, mut hides_all) = (Vec::new(), false);
-        loop {
-            for key in before.layers[common..].iter().chain(&after.layers[common..]) {
-                let layer = self.store.layers.lower(key)?;
-                hides_all |= layer.opaque_root;
-                layers.push(layer.tree);
-            }
-            if !hides_all || common == 0 {
-                break;
-            }
-            // Only the layers below have the names of what such a layer hides.
-            common = 0;
-            layers.clear();
-        }
-        layers.extend([&before.upper, &after.upper].into_iter().flatten().cloned());
-        Ok((layers, hides_all))
     }
 
     /// The state below the topmost layer of another one.
@@ -238,16 +207,10 @@ impl Workspaces {
     /// The merged tree of a state.
     fn state_tree(&self, state: &State<'_>) -> Result<(Detached, Lease), WorkspaceError> {
         let directory = state.directory.as_ref().map(|path| self.mounts.open_dir(path));
-        let is_tree = state.directory.is_none();
         let OpenStack { mut lowers, lease } =
             self.open_layers(directory.transpose()?, &state.layers)?;
-        // As in the overlay of a workspace. See `lock::options`.
-        let options = Options { metacopy: is_tree, redirect_dir: is_tree, ..Options::default() };
-        if let Some(upper) = &state.upper {
-            let needs = RequiredFeatures { metacopy: is_tree, redirect_dir: is_tree };
-            let (id, dir) = ("upper".to_owned(), upper.clone());
-            lowers.push(Lower { id, dir, mapped: false, needs });
-        }
+        let options = options(state.directory.is_none());
+        lowers.extend(state.upper.clone().map(|upper| upper_as_lower(upper, &options)));
         Ok((self.view(lowers, options)?, lease))
     }
 

@@ -87,6 +87,37 @@ impl Workspaces {
         Ok(OpenStack { lowers, lease })
     }
 
+    /// The layers in which two stacks differ, and whether one of them hides everything below it. Then they are all layers:
+    /// only those below have the names of what is hidden.
+    pub(super) fn differing(
+        &self,
+        before: &[LayerKey],
+        after: &[LayerKey],
+    ) -> Result<(Vec<Arc<Detached>>, bool), WorkspaceError> {
+        let common = before.iter().zip(after).take_while(|(one, other)| one == other).count();
+        let (layers, hides_all) = self.above(common, before, after)?;
+        match hides_all {
+            true => Ok((self.above(0, before, after)?.0, true)),
+            false => Ok((layers, false)),
+        }
+    }
+
+    /// The layers of two stacks without the lowest ones of each, and whether one of them hides everything below it.
+    fn above(
+        &self,
+        lowest: usize,
+        before: &[LayerKey],
+        after: &[LayerKey],
+    ) -> Result<(Vec<Arc<Detached>>, bool), WorkspaceError> {
+        let (mut layers, mut hides_all) = (Vec::new(), false);
+        for key in before[lowest..].iter().chain(&after[lowest..]) {
+            let layer = self.store.layers.lower(key)?;
+            hides_all |= layer.opaque_root;
+            layers.push(layer.tree);
+        }
+        Ok((layers, hides_all))
+    }
+
     /// Mounts lowers read-only and attaches them nowhere.
     pub(super) fn view(
         &self,
@@ -105,9 +136,16 @@ impl Workspaces {
 }
 
 /// A lower that is a directory outside of the store's layers.
-pub(super) fn plain_lower(id: &str, dir: Detached) -> Lower {
+pub(super) fn plain_lower(id: &str, dir: impl Into<Arc<Detached>>) -> Lower {
     let needs = RequiredFeatures::default();
-    Lower { id: id.to_owned(), dir: Arc::new(dir), mapped: false, needs }
+    Lower { id: id.to_owned(), dir: dir.into(), mapped: false, needs }
+}
+
+/// An upper as a lower. It can have what the overlay wrote with these options.
+pub(super) fn upper_as_lower(upper: impl Into<Arc<Detached>>, options: &Options) -> Lower {
+    let Options { metacopy, redirect_dir, .. } = *options;
+    let needs = RequiredFeatures { metacopy, redirect_dir };
+    Lower { needs, ..plain_lower("upper", upper) }
 }
 
 impl Workspace<'_> {
@@ -132,9 +170,7 @@ impl Workspace<'_> {
             self.all.open_stack(&self.name, &self.record, &self.record.below)?;
         if self.has_upper() {
             let upper = self.all.mounts.open_dir(self.upper_and_work().upper())?;
-            let Options { metacopy, redirect_dir, .. } = self.options();
-            let needs = RequiredFeatures { metacopy, redirect_dir };
-            lowers.push(Lower { needs, ..plain_lower("upper", upper) });
+            lowers.push(upper_as_lower(upper, &self.options()));
         }
         Ok((self.all.view(lowers, self.options())?, lease))
     }
@@ -150,14 +186,7 @@ impl Workspace<'_> {
     ) -> Result<Trees, WorkspaceError> {
         let own_before = before.unwrap_or(&[]);
         let own_after = after.unwrap_or(&self.record.below);
-        let common = own_before.iter().zip(own_after).take_while(|(a, b)| a == b).count();
-        let differing = own_before[common..].iter().chain(&own_after[common..]);
-        let (mut layers, mut hides_all) = (Vec::new(), false);
-        for key in differing {
-            let layer = self.all.store.layers.lower(key)?;
-            hides_all |= layer.opaque_root;
-            layers.push(layer.tree);
-        }
+        let (mut layers, hides_all) = self.all.differing(own_before, own_after)?;
         let (before, first) = self.state_view(own_before)?;
         let (after, second) = match after {
             Some(own) => self.state_view(own)?,

@@ -9,8 +9,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
-        chownat, fchmod, fchown, futimens, getxattr, listxattr, lsetxattr, removexattr, setxattr,
-        utimensat,
+        chownat, fchmod, fchown, futimens, getxattr, listxattr, lsetxattr, setxattr, utimensat,
     },
     io::Errno,
 };
@@ -18,7 +17,10 @@ use rustix::{
 use super::fingerprint::OverlayXattrs;
 use crate::{
     overlay_xattr::{ESCAPED, METACOPY, OPAQUE, ORIGIN, PREFIX, REDIRECT, WHITEOUT, WHITEOUTS},
-    sys::{attributes::read, proc_fd},
+    sys::{
+        attributes::{is_label, read, remove_xattr},
+        proc_fd,
+    },
 };
 
 /// Overlay's xattrs that describe the content of a layer. The others (`uuid`, `impure`, `nlink`, …)
@@ -123,14 +125,9 @@ impl Original<'_> {
         // After the owner: a `chown` removes set-id bits and capabilities.
         fchmod(copy, Mode::from_raw_mode(self.stat.st_mode & 0o7777))?;
         for name in names(&path)? {
-            // A security module sets its own label, and does not allow that it is removed.
-            let ours = !name.starts_with(b"security.") || name == b"security.capability";
-            if ours && !attributes.iter().any(|(kept, _)| *kept == name) {
-                match removexattr(&path, &name[..]) {
-                    // xfs lists an ACL under a second name, which is gone with the first.
-                    Ok(()) | Err(Errno::NODATA) => {}
-                    Err(e) => return Err(e.into()),
-                }
+            let is_kept = attributes.iter().any(|(kept, _)| *kept == name);
+            if !is_kept && !is_label(&name) {
+                remove_xattr(&path, &name)?;
             }
         }
         for (name, value) in &attributes {
