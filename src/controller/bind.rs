@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{
+    Controller,
     cached::{CachedVolumeSnapshot, Content, Overlay},
     caches::SnapshotObjects,
     error::{ReconcileError, Refusal},
@@ -15,7 +16,7 @@ use super::{
     volume_snapshot::{self, is_taken},
 };
 use crate::cluster::{
-    NodeState, annotation_keys,
+    Client, ClusterError, NodeState, annotation_keys,
     overlay_snapshot::{Condition, OverlaySnapshot, OverlaySnapshotStatus, Phase},
     snapshot_api::{
         SnapshotRef, VolumeSnapshotClass, VolumeSnapshotContent, VolumeSnapshotContentSource,
@@ -48,29 +49,6 @@ impl Reconciler {
             (None, _) | (_, None | Some(Phase::Capturing | Phase::Unknown)) => Ok(()),
             (Some(content), Some(phase)) => self.requeue_content(turn, phase, &content).await,
         }
-    }
-
-    /// Requeues the content of a VolumeSnapshot that is being deleted once its snapshot is removed, so that
-    /// csi-snapshotter checks the removal at once.
-    pub(super) async fn requeue_deleted(
-        &self,
-        turn: &Turn<'_>,
-        request: &CachedVolumeSnapshot,
-        snapshot: &SnapshotObjects,
-    ) -> Result<(), ReconcileError> {
-        let overlay = snapshot.overlay.as_ref();
-        if let Some(overlay) = overlay {
-            self.mirror(turn, request, overlay, snapshot).await?;
-        }
-        let is_gone = overlay.is_none_or(|overlay| overlay.status.phase == Some(Phase::Deleted));
-        if let Ok(name) = request.content_name()
-            && is_gone
-            && let Some(content) = self.caches.content(name)
-            && content.is_of(request)
-        {
-            self.requeue_content(turn, Phase::Deleted, &content).await?;
-        }
-        Ok(())
     }
 
     /// The content of a VolumeSnapshot. Creates it if it does not exist.
@@ -153,9 +131,7 @@ impl Reconciler {
         content: &Content,
     ) -> Result<(), ReconcileError> {
         if content.phase.as_deref() != Some(phase.word()) {
-            let annotations = json!({annotation_keys::PHASE: phase.word()});
-            let changes = json!({"metadata": {"uid": content.uid, "annotations": annotations}});
-            turn.client()?.patch::<VolumeSnapshotContent>(None, &content.name, &changes).await?;
+            write_phase(turn.client()?, phase, content).await?;
         }
         Ok(())
     }
@@ -199,6 +175,35 @@ impl Reconciler {
         client.patch_status::<OverlaySnapshot>(None, &overlay.name, &changes).await?;
         Ok(())
     }
+}
+
+impl Controller {
+    /// Requeues the content of a snapshot that its node has removed, so that csi-snapshotter checks the removal at
+    /// once.
+    ///
+    /// This comes before the object of the snapshot is deleted, and so before any call DeleteSnapshot succeeds.
+    /// csi-snapshotter then replaces the status of the content, and emits a warning if the content changes meanwhile.
+    pub(super) async fn requeue_removed(&self, overlay: &Overlay) -> Result<(), ClusterError> {
+        let client = self.client();
+        // An earlier version did not write the name down.
+        let Some(name) = &overlay.content else { return Ok(()) };
+        let Some(content) = client.get::<VolumeSnapshotContent>(None, name).await? else {
+            return Ok(());
+        };
+        let content = Content::of(content, &self.0.driver);
+        let is_its = content.has_our_driver && content.handle.as_ref() == Some(&overlay.name);
+        match is_its && content.phase.as_deref() != Some(Phase::Deleted.word()) {
+            true => write_phase(client, Phase::Deleted, &content).await,
+            false => Ok(()),
+        }
+    }
+}
+
+/// Writes the phase into an annotation of a content.
+async fn write_phase(client: &Client, phase: Phase, content: &Content) -> Result<(), ClusterError> {
+    let annotations = json!({annotation_keys::PHASE: phase.word()});
+    let changes = json!({"metadata": {"uid": content.uid, "annotations": annotations}});
+    client.patch::<VolumeSnapshotContent>(None, &content.name, &changes).await.map(drop)
 }
 
 /// The conditions with `Ready` set to `False` for the reason `NodeGone`.

@@ -159,6 +159,7 @@ impl Controller {
                 self.record_event(of, EventType::Warning, reason, message);
             }
         }
+        self.requeue_removed(overlay).await?;
         self.client().delete::<OverlaySnapshot>(None, &overlay.name, &overlay.uid).await?;
         Ok(true)
     }

@@ -66,7 +66,10 @@ impl Reconciler {
         }
         if request.is_deleting {
             // The stock controllers delete it. `orphans` deletes what they leave.
-            return self.requeue_deleted(turn, request, snapshot).await;
+            return match overlay {
+                Some(overlay) => self.mirror(turn, request, overlay, snapshot).await,
+                None => Ok(()),
+            };
         }
         let result = match overlay {
             Some(overlay) => self.follow(turn, request, overlay, snapshot).await,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::world::{SNAPSHOTS, VS, World};
+use super::world::{CONTENTS, SNAPSHOTS, VS, World, reconcile_all};
 
 const MADE: &str = "snap-vs-1";
 
@@ -95,5 +95,22 @@ async fn an_image_that_stays_in_the_registry_is_reported() {
         let expected = "node n-1 deleted the snapshot, but the image is still in r.io/ci: no";
         let count = events.iter().filter(|event| event["message"] == expected).count();
         assert_eq!(count, events_expected);
+    }
+}
+
+/// csi-snapshotter replaces the status of a content after a call DeleteSnapshot, and warns if the content changed
+/// meanwhile.
+#[tokio::test]
+async fn a_content_does_not_change_after_its_snapshot_is_removed() {
+    let world = removal_requested().await;
+    let status = json!({"status": {"phase": "Deleted"}});
+    world.api.patch(&format!("{SNAPSHOTS}/{MADE}/status"), status);
+    let before = world.reconciler(&world.controller);
+    world.controller.delete_snapshot(MADE).await.unwrap();
+    let removed = world.api.all(CONTENTS);
+    assert_eq!(removed[0]["metadata"]["annotations"]["ovl.csi.dev/phase"], "Deleted");
+    for reconciler in [before, world.reconciler(&world.controller)] {
+        reconcile_all(&reconciler).await;
+        assert_eq!(world.api.all(CONTENTS), removed);
     }
 }

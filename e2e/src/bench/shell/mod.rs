@@ -62,7 +62,7 @@ pub fn measure(h: &Harness, repo: &Path, place: &Path) -> Result<Vec<Row>> {
     drop(disk);
     let disk = Disk::make(place, "ext4")?;
     let copies = |log: &Path| {
-        let podman = Podman::new(place, &disk, log);
+        let podman = Podman::new(&disk, log);
         let measured = copies::measure(&program, &podman, &disk, log);
         measured.and_then(|rows| podman.remove().map(|()| rows))
     };

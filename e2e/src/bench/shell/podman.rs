@@ -18,13 +18,16 @@ pub struct Podman<'a> {
     log: &'a Path,
 }
 
+/// The state of its mounts. podman refuses a path that is longer than 50 characters.
+const RUN: &str = "/run/ovl-csi-bench-podman";
+
 /// The options of every command: those that choose the store, and for machines whose cgroups have both versions.
 const OPTIONS: [&str; 4] = ["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"];
 
 impl<'a> Podman<'a> {
     /// A store on the disk.
-    pub fn new(place: &Path, disk: &Disk, log: &'a Path) -> Self {
-        Self { root: disk.at.join("podman"), run: place.join("podman-run"), log }
+    pub fn new(disk: &Disk, log: &'a Path) -> Self {
+        Self { root: disk.at.join("podman"), run: PathBuf::from(RUN), log }
     }
 
     fn args(&self, args: &[&str]) -> Vec<String> {
@@ -86,6 +89,7 @@ impl<'a> Podman<'a> {
     /// podman failed.
     pub fn remove(&self) -> Result<()> {
         Cmd::new("podman").args(self.args(&["rm", "--all", "--force"])).output()?;
-        Cmd::new("podman").args(self.args(&["rmi", "--all", "--force"])).output().map(drop)
+        Cmd::new("podman").args(self.args(&["rmi", "--all", "--force"])).output()?;
+        std::fs::remove_dir_all(&self.run).context("removing the state of podman")
     }
 }

@@ -48,7 +48,7 @@ fn run(ns: &TestNamespace<'_>) -> Result<()> {
 
 /// Checks the report about a directory that is fine.
 fn expect_usable(report: &str, root: &str) -> Result<()> {
-    ensure!(report.contains(&format!("\nstore  {root}\n")), "another directory:\n{report}");
+    ensure!(report.contains(&format!("\nstore   {root}\n")), "another directory:\n{report}");
     let last = report.lines().last().unwrap_or_default();
     ensure!(last.starts_with("usable: "), "it is not usable:\n{report}");
     Ok(())
