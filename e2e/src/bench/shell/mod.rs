@@ -8,8 +8,8 @@
 //!        ovl step                       ovl run of the same, and the write of the bytes; hashes of the inputs
 //! ```
 //!
-//! A row is the median of calls of both sides in turn, so other work of the machine affects both. Programs are compiled in
-//! the profile of this harness: quick, or release with `cargo run --release --locked --package ovl-e2e -- bench shell`.
+//! A row is the median of calls of both sides in turn, so other work of the machine affects both. The program is the
+//! static one of a release.
 //!
 //! Deliberately absent: limits for absolute times, which depend on the disk. The limits are ratios.
 
@@ -28,8 +28,8 @@ use anyhow::{Context, Result};
 
 use self::podman::Podman;
 use super::busy::disk::Disk;
-use super::programs::Build;
 use super::table::Row;
+use crate::driver;
 use crate::machine::harness::Harness;
 use crate::machine::progress::minutes;
 use crate::toolchain::apt;
@@ -38,15 +38,6 @@ use crate::toolchain::apt;
 const PACKAGES: &[&str] =
     &["bubblewrap", "busybox-static", "e2fsprogs", "podman", "uidmap", "xfsprogs"];
 
-/// The program under test. There is no former version.
-const BUILD: Build<'_> = Build {
-    product: "",
-    former: "",
-    cargo: &["build", "--bins"],
-    programs: ["ovl", "kubectl-ovl"],
-    added: None,
-};
-
 /// Measures all of it in an empty directory.
 ///
 /// # Errors
@@ -54,7 +45,7 @@ const BUILD: Build<'_> = Build {
 pub fn measure(h: &Harness, repo: &Path, place: &Path) -> Result<Vec<Row>> {
     apt::ensure(h, PACKAGES)?;
     fs::create_dir_all(place).context("making a directory")?;
-    let [program, _] = BUILD.ours(h, repo)?;
+    let program = driver::program(h, repo)?;
     let mut rows = Vec::new();
     let disk = Disk::make(place, "xfs")?;
     let forks = |log: &Path| forks::measure(&program, &disk, log);
