@@ -23,7 +23,8 @@ fn every_command_has_a_page_with_the_sections_that_users_look_for() {
 
 #[test]
 fn every_command_of_workspaces_has_examples() {
-    let root = Cli::command();
+    let mut root = Cli::command();
+    root.build();
     for command in root.get_subcommands().filter(|command| !command.is_hide_set()) {
         let is_of_workspaces = command.get_arguments().any(|one| one.get_id() == "no_wait");
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();

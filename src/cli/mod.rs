@@ -75,7 +75,9 @@ struct Cli {
     log: Log,
 }
 
+// All arguments of all commands together would take longer than most commands, so they are deferred.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
     Node(Box<node::NodeArgs>),
     Controller(Box<controller::ControllerArgs>),

@@ -34,6 +34,7 @@ use place::new_path;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(super) enum WorkspaceCommand {
     Create(create::CreateArgs),
     Mount(MountArgs),
