@@ -34,7 +34,8 @@ pub(super) const STEP: u64 = 64 << 20;
 pub(super) struct SharedReservations {
     dir: PathBuf,
     path: PathBuf,
-    own: Lock,
+    /// `None` before the first reservation: most commands reserve nothing.
+    own: Option<Lock>,
     /// The number in `own`.
     shown: u64,
 }
@@ -48,18 +49,11 @@ pub(super) struct ReserveTurn {
 }
 
 impl SharedReservations {
-    /// Makes the file of this process in `dir`, and removes those of processes that have ended. No other process has this
-    /// `name`.
+    /// Opens the reservations in `dir`, and removes the files of processes that have ended. No other process has this `name`.
     pub(super) fn open(dir: PathBuf, name: &OsStr) -> io::Result<Self> {
         private_dir(&dir)?;
         let path = dir.join(name);
-        // No other process looks at the file meanwhile. Locked by one that looks, it would count as abandoned.
-        let turn = lock(&dir)?;
-        let own = Lock::try_take(flock::open_file(&path)?, Kind::Exclusive)?;
-        let own = own.ok_or_else(|| at("lock", &path)(io::ErrorKind::WouldBlock.into()))?;
-        own.file().set_len(0).map_err(at("empty", &path))?;
-        drop(turn);
-        let reservations = Self { dir, path, own, shown: 0 };
+        let reservations = Self { dir, path, own: None, shown: 0 };
         drop(reservations.turn()?);
         Ok(reservations)
     }
@@ -70,7 +64,7 @@ impl SharedReservations {
         let mut others = 0_u64;
         for entry in fs::read_dir(&self.dir).map_err(at("list", &self.dir))? {
             let path = entry.map_err(at("list", &self.dir))?.path();
-            if path == self.path {
+            if path == self.path && self.own.is_some() {
                 continue;
             }
             let file = File::open(&path).map_err(at("open", &path))?;
@@ -87,12 +81,24 @@ impl SharedReservations {
     /// Shows that this process has reserved and not written `bytes`.
     pub(super) fn show(&mut self, bytes: u64, _turn: &ReserveTurn) -> io::Result<()> {
         if bytes != self.shown {
+            let own = match self.own.take() {
+                Some(own) => own,
+                None => self.create()?,
+            };
             // Always 20 digits, so that the number is replaced whole.
             let text = format!("{bytes:020}");
-            self.own.file().write_all_at(text.as_bytes(), 0).map_err(at("write", &self.path))?;
+            let own = self.own.insert(own);
+            own.file().write_all_at(text.as_bytes(), 0).map_err(at("write", &self.path))?;
             self.shown = bytes;
         }
         Ok(())
+    }
+
+    /// Makes the file of this process. It is this one's turn, so no other process looks at the file meanwhile. Locked by one
+    /// that looks, it would count as abandoned.
+    fn create(&self) -> io::Result<Lock> {
+        let own = Lock::try_take(flock::open_file(&self.path)?, Kind::Exclusive)?;
+        own.ok_or_else(|| at("lock", &self.path)(io::ErrorKind::WouldBlock.into()))
     }
 
     /// Records that only `bytes` are left, because the others were written or released.
@@ -110,8 +116,10 @@ impl SharedReservations {
 
 impl Drop for SharedReservations {
     fn drop(&mut self) {
-        // If that fails, another process removes it: it has no lock then.
-        let _ = fs::remove_file(&self.path);
+        if self.own.is_some() {
+            // If that fails, another process removes it: it has no lock then.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -567,6 +567,7 @@ fn after_a_kill_another_process_removes_the_staging_the_lease_and_the_reservatio
         assert_eq!(names(&dir.path().join("staging")).len(), 1, "its own");
         assert_eq!(collect(&store), 1);
         assert_eq!(names(&dir.path().join("leases")), Vec::<String>::new());
+        assert_eq!(names(&dir.path().join("reservations")), Vec::<String>::new());
         drop(store.disk.reserve(1).unwrap());
         assert_eq!(names(&dir.path().join("reservations")).len(), 1, "its own");
     }

@@ -7,7 +7,7 @@
 //! Deliberately absent: namespaces that only an open file keeps, and processes that this one does not see or may not look at.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     io::{self, Read as _},
     os::unix::ffi::OsStrExt as _,
@@ -207,18 +207,54 @@ fn table_of(pid: u32) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// All processes, without the kernel's threads. There can be a thousand of these. They have the namespace of the first process
+/// and no files.
 fn pids() -> io::Result<Vec<u32>> {
+    let kernel = kernel_threads();
     let proc = Path::new("/proc");
     let mut pids = Vec::new();
     for entry in fs::read_dir(proc).map_err(at("list", proc))? {
         let name = entry.map_err(at("list", proc))?.file_name();
         pids.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
     }
+    pids.retain(|pid| !kernel.contains(pid));
     Ok(pids)
+}
+
+/// The threads of the kernel: the children of kthreadd, which has the id 2. Empty in a container and on kernels without
+/// `CONFIG_PROC_CHILDREN`.
+fn kernel_threads() -> HashSet<u32> {
+    /// `PF_KTHREAD` of include/linux/sched.h.
+    const KERNEL_THREAD: u32 = 0x0020_0000;
+    let stat = fs::read_to_string("/proc/2/stat").unwrap_or_default();
+    // After the name in brackets, the flags are the seventh field (proc_pid_stat(5)).
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6));
+    let flags = flags.and_then(|flags| flags.parse::<u32>().ok()).unwrap_or_default();
+    if flags & KERNEL_THREAD == 0 {
+        return HashSet::new();
+    }
+    let children = fs::read_to_string("/proc/2/task/2/children").unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Whether the table has `text`. A path with an escaped character counts as found: then the table is parsed.
 fn contains(table: &[u8], text: &[u8]) -> bool {
     let is_escaped = text.iter().any(|byte| b" \t\n\\,=:".contains(byte));
     is_escaped || memchr::memmem::find(table, text).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threads_of_the_kernel_are_no_processes() {
+        let (pids, kernel) = (pids().unwrap(), kernel_threads());
+        assert!(pids.contains(&process::id()));
+        assert!(pids.iter().all(|pid| !kernel.contains(pid)));
+        for thread in kernel {
+            let words = fs::read(format!("/proc/{thread}/cmdline")).unwrap_or_default();
+            assert!(words.is_empty(), "{thread} has arguments");
+        }
+    }
 }

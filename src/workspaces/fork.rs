@@ -14,7 +14,8 @@ impl Workspace<'_> {
     pub(super) fn present_layers(
         &mut self,
     ) -> Result<(Vec<LayerKey>, Option<Lease>), WorkspaceError> {
-        if self.live()?.is_none() {
+        // Without an upper it is not mounted, and nothing is to be made a layer.
+        if !self.has_upper() || self.live()?.is_none() {
             self.seal()?;
             return Ok((self.record.below.clone(), None));
         }

@@ -169,9 +169,14 @@ impl Workspace<'_> {
     /// # Errors
     /// A layer or the directory cannot be opened, or the kernel refuses the mount.
     pub fn overlay(&mut self, extra: Option<Lower>) -> Result<Detached, WorkspaceError> {
-        if let Some(live) = self.clone_live()? {
-            return Ok(live);
+        match self.clone_live()? {
+            Some(live) => Ok(live),
+            None => self.new_overlay(extra),
         }
+    }
+
+    /// A new overlay, detached. The caller knows that there is none.
+    fn new_overlay(&mut self, extra: Option<Lower>) -> Result<Detached, WorkspaceError> {
         if let Some(directory) = self.record.directory().filter(|path| path.is_dir()) {
             // One can have been made since the copy was created.
             checks::no_subvolume_below(directory)?;
@@ -211,7 +216,7 @@ impl Workspace<'_> {
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             made => drop(made.map_err(at("make the directory", &target))?),
         }
-        let overlay = self.overlay(None)?;
+        let overlay = if live.is_none() { self.new_overlay(None)? } else { self.overlay(None)? };
         self.all.mounts.attach(overlay, &target)?;
         Ok(target)
     }
