@@ -158,30 +158,37 @@ fn a_native_layer_is_stored_beside_the_portable_one() {
 #[ignore = "needs root: mounts file systems on loop devices"]
 fn privileged_a_committed_snapshot_layer_is_complete_after_a_power_cut() {
     for fs_type in ["xfs", "ext4"] {
-        let scratch = TestDir::new();
-        let at = scratch.dir("disk");
-        let disk = Disk::new(&scratch, fs_type, &at);
-        let content = "0123456789abcdef".repeat(100_000);
-        // More bytes than a sync of the snapshot layer alone writes to the disk.
-        fs::write(at.join("neighbour"), vec![1; 64 << 20]).unwrap();
-        let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
-        let whole = add_snapshot(&store, "snap-1", &content);
-        let half = store.layers.stage_snapshot(&id("snap-2")).unwrap();
-        fs::write(half.tree().join("file"), &content).unwrap();
-        disk.cut_power();
-        let error = half.commit(CONTENTS, WRITTEN).unwrap_err();
-        assert!(error.to_string().contains("staging"), "{error}");
-        drop(store);
-        disk.boot();
-        let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
-        store.staging.remove_abandoned().unwrap();
-        assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
-        assert_eq!(names(at.join("store/layers")), [whole.dir_name()], "{fs_type}");
-        let tree = store.layers.lower(&whole).unwrap().tree.path();
-        assert!(fs::read_to_string(tree.join("file")).unwrap() == content, "{fs_type}: torn");
-        let neighbour = fs::read(at.join("neighbour")).unwrap_or_default();
-        assert!(neighbour != vec![1; 64 << 20], "{fs_type}: a neighbour's bytes were forced out");
+        // On a busy machine, the kernel may write the neighbour's bytes by itself.
+        let is_forced_out = (0..4).all(|_| neighbour_survives_a_power_cut(fs_type));
+        assert!(!is_forced_out, "{fs_type}: a neighbour's bytes were forced out");
     }
+}
+
+/// Commits a snapshot layer; the power is gone in the middle of the next one. Whether bytes are on the disk that another
+/// program has written and not synced.
+fn neighbour_survives_a_power_cut(fs_type: &str) -> bool {
+    let scratch = TestDir::new();
+    let at = scratch.dir("disk");
+    let disk = Disk::new(&scratch, fs_type, &at);
+    let content = "0123456789abcdef".repeat(100_000);
+    // More bytes than a sync of the snapshot layer alone writes to the disk.
+    fs::write(at.join("neighbour"), vec![1; 64 << 20]).unwrap();
+    let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
+    let whole = add_snapshot(&store, "snap-1", &content);
+    let half = store.layers.stage_snapshot(&id("snap-2")).unwrap();
+    fs::write(half.tree().join("file"), &content).unwrap();
+    disk.cut_power();
+    let error = half.commit(CONTENTS, WRITTEN).unwrap_err();
+    assert!(error.to_string().contains("staging"), "{error}");
+    drop(store);
+    disk.boot();
+    let store = Arc::new(Store::open(&at.join("store"), Arc::new(LinuxMounts)).unwrap());
+    store.staging.remove_abandoned().unwrap();
+    assert_eq!(names(at.join("store/staging")), Vec::<String>::new(), "{fs_type}");
+    assert_eq!(names(at.join("store/layers")), [whole.dir_name()], "{fs_type}");
+    let tree = store.layers.lower(&whole).unwrap().tree.path();
+    assert!(fs::read_to_string(tree.join("file")).unwrap() == content, "{fs_type}: torn");
+    fs::read(at.join("neighbour")).unwrap_or_default() == vec![1; 64 << 20]
 }
 
 #[test]
