@@ -95,17 +95,25 @@ pub(super) fn remove_xattr(path: &Path, name: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Calls `fill` with a buffer of 64 KiB, the largest value or list of attributes in Linux (xattr(7)).
+/// Calls `fill` with a small buffer, which most values and lists of attributes fit in, and else with one for the largest ones
+/// in Linux (xattr(7)). To clear the large one takes longer than the call.
 pub(super) fn read(fill: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; 65_536];
-    match fill(&mut buffer) {
-        Ok(length) => {
-            buffer.truncate(length);
-            Ok(buffer)
-        }
+    const USUAL: usize = 256;
+    const MOST: usize = 65_536;
+    let filled = |size| {
+        let mut buffer = vec![0; size];
+        let length = fill(&mut buffer)?;
+        buffer.truncate(length);
+        Ok(buffer)
+    };
+    let filled = match filled(USUAL) {
+        Err(Errno::RANGE) => filled(MOST),
+        filled => filled,
+    };
+    match filled {
         // A file system without support for extended attributes has none.
         Err(Errno::NOTSUP) => Ok(Vec::new()),
-        Err(e) => Err(e.into()),
+        filled => Ok(filled?),
     }
 }
 
@@ -129,6 +137,17 @@ mod tests {
         assert_eq!(std::fs::metadata(&to).unwrap().mode() & 0o7777, 0o1777);
         let value = read(|buffer| getxattr(&to, "user.colour", buffer)).unwrap();
         assert_eq!(value, b"green");
+    }
+
+    #[test]
+    fn a_value_of_any_size_is_read_whole() {
+        let dir = TempDir::new().unwrap();
+        let file = open(dir.path()).unwrap();
+        for size in [0, 255, 256, 257, 3000] {
+            let value = vec![b'x'; size];
+            fsetxattr(&file, "user.value", &value, XattrFlags::empty()).unwrap();
+            assert_eq!(read(|buffer| getxattr(dir.path(), "user.value", buffer)).unwrap(), value);
+        }
     }
 
     #[test]
