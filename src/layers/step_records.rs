@@ -8,6 +8,7 @@
 //! Deliberately absent: what is in a key. The module `workspaces` decides that.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -50,6 +51,9 @@ struct StepRecord {
     format: u32,
     layer: LayerKey,
     used: Timestamp,
+    /// The command, for people. Earlier versions did not record it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    command: Vec<String>,
 }
 
 /// The format of the records.
@@ -82,19 +86,25 @@ impl StepRecords {
     }
 
     /// The layer that a step has made, and records its use. `None` if there is no such step. The layer may have been
-    /// removed.
-    pub fn get(&self, step: &StepKey) -> io::Result<Option<LayerKey>> {
+    /// removed. `command` is the one of the step.
+    pub fn get(&self, step: &StepKey, command: Vec<String>) -> io::Result<Option<LayerKey>> {
         let path = self.dir.join(step.file("json"));
         let Some(record) = read(&path)? else { return Ok(None) };
-        self.put(step, record.layer)?;
+        self.put(step, record.layer, command)?;
         Ok(Some(record.layer))
     }
 
-    /// Records the layer of a step.
-    pub fn put(&self, step: &StepKey, layer: LayerKey) -> io::Result<()> {
-        let record = StepRecord { format: FORMAT, layer, used: Timestamp::now() };
+    /// Records the layer of a step, and its command.
+    pub fn put(&self, step: &StepKey, layer: LayerKey, command: Vec<String>) -> io::Result<()> {
+        let record = StepRecord { format: FORMAT, layer, used: Timestamp::now(), command };
         let _guard = self.names.lock()?;
         self.access.replace(&self.dir.join(step.file("json")), &serde_json::to_vec(&record)?)
+    }
+
+    /// The layers of all steps, with their commands. A command is empty if it was not recorded.
+    pub fn commands(&self) -> io::Result<HashMap<LayerKey, Vec<String>>> {
+        let _guard = self.names.lock()?;
+        Ok(self.all()?.into_iter().map(|(_, record)| (record.layer, record.command)).collect())
     }
 
     /// Removes the records of steps that were last used before `before`. Returns their number.

@@ -3,18 +3,24 @@
 use std::{
     cmp::Ordering,
     collections::{HashMap, HashSet},
-    io,
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
-use super::{error::WorkspaceError, mounted::Live, name::FAILED, open::Workspaces};
+use super::{
+    error::WorkspaceError,
+    listed_states::{self, ListedState},
+    mounted::Live,
+    open::Workspaces,
+};
 use crate::{
-    layers::{LayerKey, StateName, WorkspaceBase, WorkspaceName, WorkspaceRecord},
+    layers::{LayerKey, WorkspaceBase, WorkspaceName, WorkspaceRecord},
     overlay,
     sys::{
         du,
+        durable::at,
         mount_namespaces::{self, MountElsewhere},
     },
 };
@@ -32,29 +38,12 @@ pub struct Listed {
     pub mounted: Vec<PathBuf>,
     /// The processes of other namespaces that have it mounted.
     pub running: Vec<u32>,
-    /// Its snapshots, the oldest first.
+    /// Its states: the snapshots, the oldest first, then those without a name, then what a failed command has left.
     pub states: Vec<ListedState>,
     /// Bytes on the disk that only this workspace needs: layers, and the upper.
     pub own_bytes: u64,
     /// Bytes of its layers that others need too, images as well.
     pub shared_bytes: u64,
-}
-
-/// One snapshot.
-#[derive(Debug, Clone)]
-pub struct ListedState {
-    /// Its name.
-    pub name: StateName,
-    /// When it was taken.
-    pub taken: Timestamp,
-    /// Whether the workspace stands on it.
-    pub is_current: bool,
-    /// The index in [`Listed::states`] of the newest older snapshot that it contains. `None`: it stands on the base.
-    pub parent: Option<usize>,
-    /// Whether it is the same state as its parent, with another name.
-    pub is_alias: bool,
-    /// Bytes on the disk of the layers that its parent does not have.
-    pub bytes: u64,
 }
 
 impl Workspaces {
@@ -83,7 +72,14 @@ impl Workspaces {
         let wanted = all.iter().filter(|(name, _)| only.is_none_or(|only| only == name));
         // The tables of all processes are read once, however many workspaces there are.
         let mounts = mount_namespaces::find(self.root(), overlay::has_upper)?;
-        let mut listed = |name, record| self.listed(name, record, &users, &mounts, &mut sizes);
+        // Only trees have steps.
+        let is_tree = |(_, record): &&(_, WorkspaceRecord)| record.directory().is_none();
+        let steps = match wanted.clone().any(|one| is_tree(&one)) {
+            true => self.store.steps.commands()?,
+            false => HashMap::new(),
+        };
+        let mut listed =
+            |name, record| self.listed(name, record, &users, &mounts, &mut sizes, &steps);
         wanted.map(|(name, record)| listed(name, record)).collect()
     }
 
@@ -94,45 +90,19 @@ impl Workspaces {
         users: &HashMap<LayerKey, usize>,
         mounts: &[MountElsewhere],
         sizes: &mut Sizes<'_>,
+        steps: &HashMap<LayerKey, Vec<String>>,
     ) -> Result<Listed, WorkspaceError> {
         let upper = self.store.workspaces.dir(name).join("upper");
         let live = Live::among(mounts, &upper);
-        let (mut own_bytes, mut shared_bytes) = (du::bytes_of(&upper)?, 0);
+        let upper_bytes = du::bytes_of(&upper)?;
+        let (mut own_bytes, mut shared_bytes) = (upper_bytes, 0);
         let images: HashSet<&LayerKey> = record.image_layers().iter().collect();
         for key in record.layers().collect::<HashSet<_>>() {
             let is_shared = images.contains(key) || users.get(key).is_some_and(|users| *users > 1);
             *(if is_shared { &mut shared_bytes } else { &mut own_bytes }) += sizes.of(key)?;
         }
-        let mut states: Vec<ListedState> = Vec::new();
-        for (number, state) in record.states.iter().enumerate() {
-            let older = record.states[..number].iter().enumerate().rev();
-            let parent = older
-                .filter(|(_, older)| state.layers.starts_with(&older.layers))
-                .max_by_key(|(at, older)| (older.layers.len(), *at));
-            let inherited = parent.map_or(0, |(_, parent)| parent.layers.len());
-            let own = state.layers[inherited..].iter().map(|key| sizes.of(key));
-            states.push(ListedState {
-                name: state.name.clone(),
-                taken: state.taken,
-                is_current: state.layers == record.current,
-                parent: parent.map(|(at, _)| at),
-                is_alias: parent.is_some_and(|(_, parent)| parent.layers == state.layers),
-                bytes: own.sum::<io::Result<u64>>()?,
-            });
-        }
-        if let Some(layers) = &record.failed {
-            let bytes = layers.last().map_or(Ok(0), |key| sizes.of(key))?;
-            let name = FAILED.parse().map_err(io::Error::other)?;
-            let taken = record.created;
-            states.push(ListedState {
-                name,
-                taken,
-                is_current: false,
-                parent: None,
-                is_alias: false,
-                bytes,
-            });
-        }
+        let written = has_entries(&upper)?.then_some(upper_bytes);
+        let states = listed_states::of(record, written, &mut |key| sizes.of(key), steps)?;
         Ok(Listed {
             name: name.clone(),
             base: record.base.clone(),
@@ -143,6 +113,15 @@ impl Workspaces {
             own_bytes,
             shared_bytes,
         })
+    }
+}
+
+/// Whether a directory has entries. False if there is no such directory.
+pub(super) fn has_entries(dir: &Path) -> io::Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(at("list", dir)(e)),
     }
 }
 

@@ -38,6 +38,7 @@
 //! | `programs`, `freeze` | which programs can be frozen for that, and until when |
 //! | `view` | states as read-only trees |
 //! | `fork`, `list`, `gc` | the commands of these names |
+//! | `listed_states` | the states of one workspace, as `list` shows them |
 //! | `chains`, `stack` | the states of a store by ChainID, and the states that the commands of layers name |
 //! | `images` | the images of a store, and layers that are applied by hand |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
@@ -71,6 +72,7 @@ mod gc;
 mod image_config;
 mod images;
 mod list;
+mod listed_states;
 mod lock;
 #[cfg(test)]
 mod model_tests;
@@ -102,7 +104,8 @@ pub use create::{CreateOptions, CreatedCopy};
 pub use error::{InUse, WorkspaceError};
 pub use export::ExportError;
 pub use images::{ListedImage, images};
-pub use list::{Listed, ListedState};
+pub use list::Listed;
+pub use listed_states::{ListedLayer, ListedState};
 pub use lock::{OnLocked, Workspace};
 pub use mounted::Live;
 pub use name::{NameAt, NameError};

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use super::{
     copied::Copied,
     error::WorkspaceError,
+    list::has_entries,
     lock::{OnLocked, Workspace},
     mounted::Live,
     name::{CURRENT, FAILED},
@@ -191,12 +192,7 @@ impl Workspace<'_> {
 
     /// Whether the upper has an entry.
     pub(super) fn has_written(&self) -> Result<bool, WorkspaceError> {
-        let pair = self.upper_and_work();
-        match std::fs::read_dir(pair.upper()) {
-            Ok(mut entries) => Ok(entries.next().is_some()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(durable::at("list", pair.upper())(e).into()),
-        }
+        Ok(has_entries(self.upper_and_work().upper())?)
     }
 
     /// Checks that [`Workspace::rollback`] can go back to a snapshot. Returns whether that would lose changes.

@@ -108,8 +108,11 @@ impl Workspace<'_> {
         let mut inputs = Inputs::new(inputs)?;
         let step = self.step_key(&options, &mut inputs).map_err(StepError::Input)?;
         inputs.require_matches()?;
+        let words = options.argv.iter().map(|word| word.to_string_lossy().into_owned());
+        let command: Vec<String> = words.collect();
         let _running = all.store.steps.lock(&step).map_err(WorkspaceError::from)?;
-        if let Some(layer) = all.store.steps.get(&step).map_err(WorkspaceError::from)?
+        if let Some(layer) =
+            all.store.steps.get(&step, command.clone()).map_err(WorkspaceError::from)?
             && let Some(_lease) =
                 all.store.leases.take_if_present(&[layer]).map_err(WorkspaceError::from)?
         {
@@ -123,7 +126,7 @@ impl Workspace<'_> {
             return Ok(Stepped::Failed(code));
         }
         if let Some(layer) = self.keep_layer()? {
-            all.store.steps.put(&step, layer).map_err(WorkspaceError::from)?;
+            all.store.steps.put(&step, layer, command).map_err(WorkspaceError::from)?;
         }
         Ok(Stepped::Ran)
     }

@@ -78,7 +78,7 @@ impl Workspace<'_> {
     pub(super) fn current(&self) -> Vec<String> {
         let listed = self.all.list(Some(self.name())).unwrap().remove(0);
         let current = listed.states.into_iter().filter(|state| state.is_current);
-        current.map(|state| state.name.to_string()).collect()
+        current.filter_map(|state| state.name.map(|name| name.to_string())).collect()
     }
 }
 
