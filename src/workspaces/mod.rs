@@ -115,5 +115,5 @@ pub use run::{RunError, RunOptions};
 pub use sources::{Source, Stacked};
 pub use stack::{LayerSize, Parent, State};
 pub use states::Taken;
-pub use step::{StepError, Stepped};
+pub use step::{How, StepError, Stepped};
 pub use view::Trees;

@@ -34,11 +34,26 @@ use super::{
     name::POSTINIT,
     run::{RunError, RunOptions},
 };
-use crate::{digest::Digester, layers::StepKey, sys::durable::at};
+use crate::{
+    digest::Digester,
+    layers::{LayerKey, StepKey},
+    sys::durable::at,
+};
+
+/// A step that ended.
+#[derive(Debug)]
+pub struct Stepped {
+    /// Its key.
+    pub key: StepKey,
+    /// The layer on which the workspace stands now. `None` after a failure, and if the command had no overlay to write to.
+    pub layer: Option<LayerKey>,
+    /// How it ended.
+    pub how: How,
+}
 
 /// How a step ended.
-#[derive(Debug)]
-pub enum Stepped {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
     /// An earlier result was used.
     Reused,
     /// The command was run, and its result kept.
@@ -117,18 +132,19 @@ impl Workspace<'_> {
                 all.store.leases.take_if_present(&[layer]).map_err(WorkspaceError::from)?
         {
             self.stand_on(layer)?;
-            return Ok(Stepped::Reused);
+            return Ok(Stepped { key: step, layer: Some(layer), how: How::Reused });
         }
         // With the lock: the result has the changes of this command only.
         let code = self.run_locked(options)?.code;
         if code != 0 {
             self.keep_failed()?;
-            return Ok(Stepped::Failed(code));
+            return Ok(Stepped { key: step, layer: None, how: How::Failed(code) });
         }
-        if let Some(layer) = self.keep_layer()? {
+        let layer = self.keep_layer()?;
+        if let Some(layer) = layer {
             all.store.steps.put(&step, layer, command).map_err(WorkspaceError::from)?;
         }
-        Ok(Stepped::Ran)
+        Ok(Stepped { key: step, layer, how: How::Ran })
     }
 
     /// Runs the command by which a new workspace is completed, and names the result `postinit`. If it fails, what it has left

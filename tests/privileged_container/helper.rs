@@ -69,7 +69,11 @@ fn run_spec(spec: &Value) -> ExitCode {
         user,
         net,
         hostname: text("hostname").map(OsString::from),
-        stdio: Stdio { interactive: is("interactive"), terminal: is("terminal") },
+        stdio: Stdio {
+            interactive: is("interactive"),
+            terminal: is("terminal"),
+            output_on_stderr: is("stderr"),
+        },
         cgroup: text("cgroup").map(|name| OwnGroup::make(&name).unwrap()),
     };
     match container::run(container, || {}) {

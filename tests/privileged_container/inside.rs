@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     ("privileged_a_read_only_tree_refuses_writes", read_only),
     ("privileged_an_overlay_over_one_directory_keeps_it_unchanged", overlays),
     ("privileged_standard_input_is_inherited_only_on_request", standard_input),
+    ("privileged_the_output_can_go_to_the_standard_error", output_on_stderr),
     ("privileged_descriptors_of_the_caller_do_not_get_into_a_tree", descriptors),
 ];
 
@@ -392,6 +393,18 @@ fn standard_input() {
         let input = fs::File::open(world.path("input")).unwrap();
         let output = world.command(spec).stdin(Stdio::from(input)).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    }
+}
+
+fn output_on_stderr() {
+    let world = World::new();
+    for (terminal, end) in [(false, "\n"), (true, "\r\n")] {
+        let spec = json!({ "stderr": true, "terminal": terminal });
+        let output = world.output(&["sh", "-c", "echo out"], spec);
+        assert_eq!(
+            (&output.stdout[..], &output.stderr[..]),
+            (&b""[..], format!("out{end}").as_bytes())
+        );
     }
 }
 

@@ -1,26 +1,32 @@
 //! `ovl apply`: carries the changes of a workspace into a directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::{Value, json};
 
-use super::args::StoreArgs;
+use super::{
+    args::StoreArgs,
+    changes::{change_value, shown},
+};
 use crate::{
     cli::{
         failure::Failure,
-        output::{print, say},
+        output::{Format, say},
     },
-    format,
     layers::WorkspaceName,
-    workspaces::{ApplyFailure, ApplyOptions, OnConflict},
+    workspaces::{
+        Applied, ApplyError, ApplyFailure, ApplyOptions, Conflict, OnConflict, Refusals, Special,
+    },
 };
 
 /// Carry the changes of a workspace into the directory that it was made over
 #[derive(Debug, Args)]
 #[command(
     after_help = "What `ovl changes` lists is carried. If a path was also changed in the directory since the workspace was
-created, or since the last apply, nothing is written and all such paths are listed.
+created, or since the last apply, nothing is written and all such paths are listed. With -o json they are in the result,
+and the exit code is 1.
 
 Examples:
   ovl apply box --dry-run        what would be written
@@ -51,6 +57,9 @@ pub(in crate::cli) struct ApplyArgs {
     /// Write through all names of a file that has several, instead of replacing this one
     #[arg(long)]
     in_place: bool,
+    /// The format of the result. With json and yaml it has the conflicts, too
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    output: Format,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -74,18 +83,29 @@ pub(super) fn run(args: &ApplyArgs) -> Result<(), Failure> {
         in_place: args.in_place,
     };
     let mut workspace = all.lock(&args.name, args.store.on_locked())?;
-    let applied = workspace.apply(to.as_deref(), options).map_err(|error| match error {
-        ApplyFailure::Workspace(error) => error.into(),
-        ApplyFailure::NoDirectory(_) => Failure::Unusable(error.explained().into()),
-        ApplyFailure::Apply(_) => Failure::Failed(error.explained().into()),
-    })?;
+    let applied = workspace.apply(to.as_deref(), options);
+    let dir = to.as_deref().or(workspace.record().directory()).unwrap_or(Path::new(""));
+    let applied = match applied {
+        Ok(applied) => applied,
+        Err(ApplyFailure::Workspace(error)) => return Err(error.into()),
+        Err(error @ ApplyFailure::NoDirectory(_)) => {
+            return Err(Failure::Unusable(error.explained().into()));
+        }
+        Err(error @ ApplyFailure::Apply(_)) => {
+            if let ApplyFailure::Apply(ApplyError::Refused(refusals)) = &error {
+                let nothing = value(args, dir, &Applied::default(), refusals);
+                args.output.print(&nothing, String::new)?;
+            }
+            return Err(Failure::Failed(error.explained().into()));
+        }
+    };
     for kept in &applied.kept {
-        say(&format!("kept: /{}: {}", format::path(&kept.path), kept.reason));
+        say(&format!("kept: {}: {}", shown(&kept.path), kept.reason));
     }
     for path in &applied.lost_links {
         say(&format!(
-            "note: /{} had other names, which keep the former content (--in-place writes through all of them)",
-            format::path(path)
+            "note: {} had other names, which keep the former content (--in-place writes through all of them)",
+            shown(path)
         ));
     }
     if !applied.left_out.is_empty() {
@@ -94,7 +114,29 @@ pub(super) fn run(args: &ApplyArgs) -> Result<(), Failure> {
             applied.left_out.len()
         ));
     }
-    let paths: String =
-        applied.carried.iter().map(|path| format!("/{}\n", format::path(path))).collect();
-    Ok(print(&paths)?)
+    let text = || applied.carried.iter().map(|one| format!("{}\n", shown(&one.path))).collect();
+    Ok(args.output.print(&value(args, dir, &applied, &Refusals::default()), text)?)
+}
+
+fn value(args: &ApplyArgs, dir: &Path, applied: &Applied, refusals: &Refusals) -> Value {
+    let conflict = |conflict: &Conflict| {
+        let Conflict { path, reason } = conflict;
+        json!({ "path": shown(path), "reason": reason.word(), "why": reason.to_string() })
+    };
+    let special = |special: &Special| {
+        let Special { path, reason } = special;
+        json!({ "path": shown(path), "reason": reason.word(), "why": reason.to_string() })
+    };
+    let paths = |paths: &[Vec<u8>]| paths.iter().map(|path| shown(path)).collect::<Vec<_>>();
+    json!({
+        "name": args.name,
+        "directory": dir,
+        "dryRun": args.dry_run,
+        "applied": applied.carried.iter().map(change_value).collect::<Vec<_>>(),
+        "kept": applied.kept.iter().map(conflict).collect::<Vec<_>>(),
+        "leftOut": paths(&applied.left_out),
+        "lostLinks": paths(&applied.lost_links),
+        "conflicts": refusals.conflicts.iter().map(conflict).collect::<Vec<_>>(),
+        "special": refusals.special.iter().map(special).collect::<Vec<_>>(),
+    })
 }

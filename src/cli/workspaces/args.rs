@@ -243,6 +243,9 @@ pub(in crate::cli) struct ForkArgs {
     /// The names of the forks, or their number
     #[arg(required = true, value_name = "NEW | NUMBER")]
     pub(super) forks: Vec<String>,
+    /// The format of the names
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    pub(super) output: Format,
     #[command(flatten)]
     pub(super) store: StoreArgs,
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::{ComparedArgs, StoreArgs};
 use crate::{
-    changeset::{Change, Property},
+    changeset::{Change, Difference, Property},
     cli::{failure::Failure, output::Format},
     format,
     workspaces::{Changes, ChangesOptions},
@@ -68,7 +68,7 @@ fn lines(changes: &Changes) -> String {
     let mut text = String::new();
     for change in &changes.list {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{} /{}", letter(change.change), format::path(&change.path));
+        let _ = writeln!(text, "{} {}", letter(change.change), shown(&change.path));
     }
     text
 }
@@ -98,17 +98,24 @@ fn value(changes: &Changes, only_stat: bool) -> serde_json::Value {
         "added": stat.added, "changed": stat.changed, "deleted": stat.removed, "bytes": stat.bytes,
     });
     if !only_stat {
-        let list = changes.list.iter().map(|change| {
-            json!({
-                "change": letter(change.change),
-                "path": format!("/{}", format::path(&change.path)),
-                "size": change.size,
-                "differs": change.properties.iter().map(word).collect::<Vec<_>>(),
-            })
-        });
-        value["changes"] = list.collect();
+        value["changes"] = changes.list.iter().map(change_value).collect();
     }
     value
+}
+
+/// One change, for programs.
+pub(super) fn change_value(change: &Difference) -> serde_json::Value {
+    json!({
+        "change": letter(change.change),
+        "path": shown(&change.path),
+        "size": change.size,
+        "differs": change.properties.iter().map(word).collect::<Vec<_>>(),
+    })
+}
+
+/// A path of a workspace.
+pub(super) fn shown(path: &[u8]) -> String {
+    format!("/{}", format::path(path))
 }
 
 fn word(property: &Property) -> &'static str {

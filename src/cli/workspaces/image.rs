@@ -7,7 +7,7 @@ use super::{args::StoreArgs, create::RegistryArgs, notes::say_unreadable};
 use crate::{
     cli::{
         failure::Failure,
-        output::{Format, counted, print},
+        output::{Format, counted},
     },
     error::Explained,
     format, kubectl,
@@ -52,6 +52,9 @@ struct PullArgs {
     /// The images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+    /// The format of the digests
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    output: Format,
     #[command(flatten)]
     registry: RegistryArgs,
     #[command(flatten)]
@@ -67,6 +70,9 @@ struct ImportArgs {
     /// The images, as `ovl create` names images in files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+    /// The format of the digests
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    output: Format,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -81,6 +87,9 @@ struct RmArgs {
     /// environment and the user of the image
     #[arg(long)]
     force: bool,
+    /// The format of the result
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
+    output: Format,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -113,11 +122,11 @@ pub(super) fn run(args: &ImageArgs) -> Result<(), Failure> {
         ImageCommand::Ls(args) => ls(args),
         ImageCommand::Pull(args) => {
             let sources = sources(&args.images, |source| matches!(source, Source::Reference(_)))?;
-            add(&args.store, &args.registry, &sources)
+            add(&args.store, &args.registry, &sources, args.output)
         }
         ImageCommand::Import(args) => {
             let sources = sources(&args.images, |source| matches!(source, Source::Files(_)))?;
-            add(&args.store, &RegistryArgs::default(), &sources)
+            add(&args.store, &RegistryArgs::default(), &sources, args.output)
         }
         ImageCommand::Rm(args) => rm(args),
         ImageCommand::Untag(args) => Ok(args.store.open()?.untag_image(&args.image)?),
@@ -183,11 +192,20 @@ fn sources(texts: &[String], fits: impl Fn(&Source) -> bool) -> Result<Vec<Sourc
     texts.iter().map(source).collect()
 }
 
-fn add(store: &StoreArgs, registry: &RegistryArgs, sources: &[Source]) -> Result<(), Failure> {
+fn add(
+    store: &StoreArgs,
+    registry: &RegistryArgs,
+    sources: &[Source],
+    output: Format,
+) -> Result<(), Failure> {
     let all = store.open()?;
     let stacked = registry.add_sources(&all, sources)?;
-    let digests = stacked.manifests.iter().map(|manifest| format!("{manifest}\n"));
-    Ok(print(&digests.collect::<String>())?)
+    let images = sources.iter().zip(&stacked.manifests);
+    let value =
+        |(source, digest): (&Source, _)| json!({ "name": source.to_string(), "digest": digest });
+    let values: Vec<Value> = images.map(value).collect();
+    let text = || stacked.manifests.iter().map(|manifest| format!("{manifest}\n")).collect();
+    Ok(output.print(&values, text)?)
 }
 
 fn rm(args: &RmArgs) -> Result<(), Failure> {
@@ -197,8 +215,11 @@ fn rm(args: &RmArgs) -> Result<(), Failure> {
         let done = all.remove_image(image, args.force)?;
         (layers, bytes) = (layers + done.layers, bytes + done.bytes);
     }
-    let images = counted(args.images.len() as u64, "image");
-    let layers = counted(layers, "layer");
-    let size = format::bytes(bytes);
-    Ok(print(&format!("removed {images} and {layers} of {size}\n"))?)
+    let images = args.images.len() as u64;
+    let text = || {
+        let (images, layers) = (counted(images, "image"), counted(layers, "layer"));
+        format!("removed {images} and {layers} of {}\n", format::bytes(bytes))
+    };
+    let value = json!({ "images": images, "layers": layers, "bytes": bytes });
+    Ok(args.output.print(&value, text)?)
 }

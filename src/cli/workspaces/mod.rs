@@ -19,7 +19,7 @@ mod step;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     failure::{self, Failure},
@@ -268,7 +268,9 @@ fn fork(args: &ForkArgs) -> Result<(), Failure> {
         }
     };
     let made = "the forks were made, but their names were not printed";
-    Ok(print(&names.iter().map(|name| format!("{name}\n")).collect::<String>()).context(made)?)
+    let values: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+    let text = || names.iter().map(|name| format!("{name}\n")).collect();
+    Ok(args.output.print(&values, text).context(made)?)
 }
 
 fn gc(args: &GcArgs) -> Result<(), Failure> {

@@ -112,7 +112,8 @@ impl RunArgs {
     }
 
     pub(super) fn options(&self) -> Result<RunOptions, Failure> {
-        let stdio = Stdio { interactive: self.interactive, terminal: self.tty };
+        let (interactive, terminal) = (self.interactive, self.tty);
+        let stdio = Stdio { interactive, terminal, ..Stdio::default() };
         Ok(RunOptions { argv: self.argv.clone(), stdio, ..options(&self.place, &self.name)? })
     }
 
@@ -136,7 +137,8 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
 
 /// Runs a shell. Returns its exit code.
 pub(super) fn shell(args: &ShellArgs) -> Result<u8, Failure> {
-    let stdio = Stdio { interactive: true, terminal: std::io::stdin().is_terminal() };
+    let terminal = std::io::stdin().is_terminal();
+    let stdio = Stdio { interactive: true, terminal, ..Stdio::default() };
     let options = RunOptions { shell: true, stdio, ..options(&args.place, &args.name)? };
     start(&args.place, &args.name, options)
 }

@@ -31,7 +31,9 @@ pub use process::{
     Child, close_copy, close_descriptors, die_with_parent, fork, fork_as_init, fork_as_init_in,
     reap,
 };
-pub use program::{ExecError, become_user, exec, own_standard_pipes, set_stdin, set_umask};
+pub use program::{
+    ExecError, become_user, exec, own_standard_pipes, set_stdin, set_stdout_to_stderr, set_umask,
+};
 pub use signals::{Received, Signals};
 pub use target::{Kind, find_target};
 pub use terminal::{OuterPty, Pty, RawInput};

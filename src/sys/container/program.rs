@@ -12,7 +12,7 @@ use nix::{errno::Errno, unistd::execve};
 use rustix::{
     fs::{Mode, fchown, fstatfs},
     process::umask,
-    stdio::{dup2_stdin, stderr, stdin, stdout},
+    stdio::{dup2_stdin, dup2_stdout, stderr, stdin, stdout},
     thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
@@ -59,6 +59,11 @@ pub fn set_umask(mask: u32) {
 /// Makes `file` the standard input.
 pub fn set_stdin(file: &File) -> io::Result<()> {
     Ok(dup2_stdin(file)?)
+}
+
+/// Makes the standard error the standard output, too.
+pub fn set_stdout_to_stderr() -> io::Result<()> {
+    Ok(dup2_stdout(stderr())?)
 }
 
 /// Replaces this process with the program `argv[0]`. A name without `/` is searched in the directories of `path`. A file

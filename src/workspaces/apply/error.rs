@@ -192,6 +192,20 @@ pub enum ConflictReason {
 }
 
 impl ConflictReason {
+    /// One word for programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Appeared => "appeared",
+            Self::Gone => "gone",
+            Self::Replaced => "replaced",
+            Self::Parent(_) => "parent",
+            Self::Git => "git",
+            Self::NoDir(_) => "notDirectory",
+            Self::Mounted => "mounted",
+        }
+    }
+
     /// Whether `--ours` decides it.
     pub(super) fn is_choice(&self) -> bool {
         !matches!(self, Self::NoDir(_) | Self::Mounted)
@@ -241,6 +255,19 @@ pub enum SpecialReason {
     Device,
     /// A symbolic link leads out of the directory.
     LeadsOut,
+}
+
+impl SpecialReason {
+    /// One word for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Setuid => "setuid",
+            Self::Setgid => "setgid",
+            Self::Capabilities => "capabilities",
+            Self::Device => "device",
+            Self::LeadsOut => "leadsOut",
+        }
+    }
 }
 
 impl fmt::Display for SpecialReason {

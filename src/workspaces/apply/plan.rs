@@ -135,7 +135,7 @@ impl<'a> Plan<'a> {
         let is_lost = |item: &&Item<'_>| {
             item.has_links() && !(self.in_place && item.change.kind == EntryType::File)
         };
-        let carried = self.items.iter().map(|item| item.path().to_vec()).collect();
+        let carried = self.items.iter().map(|item| item.change.clone()).collect();
         let replaced = self.items.iter().filter(|item| item.change.change != Change::Removed);
         let lost_links = replaced.filter(is_lost).map(|item| item.path().to_vec()).collect();
         let (kept, left_out) = (self.kept.clone(), self.left_out.clone());

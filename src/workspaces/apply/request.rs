@@ -61,8 +61,8 @@ pub enum OnConflict {
 pub struct Applied {
     /// When the apply began. The next one counts changes from there.
     pub started: Time,
-    /// The paths that were carried.
-    pub carried: Vec<Vec<u8>>,
+    /// The changes that were carried.
+    pub carried: Vec<Difference>,
     /// Conflicts where the directory kept its file ([`OnConflict::Theirs`]).
     pub kept: Vec<Conflict>,
     /// Paths that are left out because of `.git`.

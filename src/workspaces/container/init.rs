@@ -21,7 +21,8 @@ use crate::sys::{
     container::{
         Child, ExecError, Interest, Kind, Pty, Signals, attach, become_user, bring_loopback_up,
         close_descriptors, die_with_parent, enter_root, exec, find_target, fork,
-        own_standard_pipes, poll, reap, separate, set_hostname, set_stdin, set_umask,
+        own_standard_pipes, poll, reap, separate, set_hostname, set_stdin, set_stdout_to_stderr,
+        set_umask,
     },
     mounts::{Attrs, LinuxMounts, Mounts as _, Request},
 };
@@ -197,6 +198,9 @@ impl Init<'_> {
                 set_stdin(&self.prepared.null).map_err(failed("set the standard input"))?;
             }
             None => {}
+        }
+        if stdio.output_on_stderr && self.prepared.pty.is_none() {
+            set_stdout_to_stderr().map_err(failed("set the standard output"))?;
         }
         own_standard_pipes(user.uid).map_err(failed("change the owner of a pipe"))?;
         if root.is_tree() {

@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
+use super::spec::Stdio;
 use crate::sys::container::{Interest, OuterPty, RawInput};
 
 /// The terminal of a command, and what is connected to it.
@@ -25,11 +26,15 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Connects a terminal to standard input, if `interactive`, and to standard output. If the input is a terminal, it
-    /// is in raw mode until this is dropped.
-    pub(super) fn new(pty: OuterPty, interactive: bool) -> io::Result<Self> {
+    /// Connects a terminal to standard input, if that is wanted, and to standard output or standard error. If the input is
+    /// a terminal, it is in raw mode until this is dropped.
+    pub(super) fn new(pty: OuterPty, stdio: Stdio) -> io::Result<Self> {
+        let Stdio { interactive, output_on_stderr, .. } = stdio;
         let input = io::stdin().as_fd().try_clone_to_owned()?;
-        let output = io::stdout().as_fd().try_clone_to_owned()?;
+        let output = match output_on_stderr {
+            true => io::stderr().as_fd().try_clone_to_owned()?,
+            false => io::stdout().as_fd().try_clone_to_owned()?,
+        };
         let raw = if interactive { RawInput::new()? } else { None };
         Ok(Self {
             pty,

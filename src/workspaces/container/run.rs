@@ -58,14 +58,14 @@ pub fn run(mut container: Container, on_ready: impl FnOnce()) -> Result<Exit, Co
         None => fork_as_init(process_1),
     };
     let child = child.map_err(cannot("start process 1 of a PID namespace (it needs root)"))?;
-    let interactive = container.stdio.interactive;
+    let stdio = container.stdio;
     let outer = prepared.pty.take().map(Pty::into_outer);
     let cgroup = container.cgroup.take();
     // Only the container keeps its mounts.
     drop((requests, reports_out, prepared, container));
     let to_move = cgroup.as_ref().filter(|_| !is_in_cgroup);
     let not_in_cgroup = to_move.and_then(|cgroup| cgroup.add(child.id()).err());
-    let relay = outer.map(|pty| Relay::new(pty, interactive)).transpose();
+    let relay = outer.map(|pty| Relay::new(pty, stdio)).transpose();
     let relay = relay.map_err(cannot("set up the terminal"))?;
     let supervisor =
         Supervisor { child: &child, signals: &signals, requests: requests_out, reports, relay };

@@ -86,6 +86,8 @@ pub struct Stdio {
     pub interactive: bool,
     /// The command has a terminal of its own.
     pub terminal: bool,
+    /// What the command writes to its standard output goes to the standard error of this process.
+    pub output_on_stderr: bool,
 }
 
 impl Root {
