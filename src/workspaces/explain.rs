@@ -271,6 +271,18 @@ impl ApplyFailure {
                 Explained::because(format!("workspace {name} was not made over a directory"))
                     .fix("name the directory with --to DIR")
             }
+            Self::Nowhere(path) => Explained::because(format!(
+                "neither the workspace nor the directory has a path /{}",
+                format::path(path)
+            ))
+            .fix("write paths as `ovl changes` lists them"),
+            Self::Within { path, above } => {
+                let (path, above) = (format::path(path), format::path(above));
+                Explained::because(format!(
+                    "/{path} lies in /{above}, which is no directory in the workspace any more"
+                ))
+                .fix(format!("choose /{above}"))
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     args::StoreArgs,
     changes::{change_value, shown},
+    place::path_inside,
 };
 use crate::{
     cli::{
@@ -31,11 +32,15 @@ and the exit code is 1.
 Examples:
   ovl apply box --dry-run        what would be written
   ovl apply box                  write it
+  ovl apply box src Makefile     only these paths, and the new directories above them; the rest stays in `ovl changes`
   ovl apply box --theirs         where both have changed a file, the directory keeps its own"
 )]
 pub(in crate::cli) struct ApplyArgs {
     /// The workspace
     pub(super) name: WorkspaceName,
+    /// Only these paths, and what is below them [default: all changes]
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
     /// Carry them into this directory [default: the one that the workspace was made over]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
@@ -83,12 +88,19 @@ pub(super) fn run(args: &ApplyArgs) -> Result<(), Failure> {
         in_place: args.in_place,
     };
     let mut workspace = all.lock(&args.name, args.store.on_locked())?;
-    let applied = workspace.apply(to.as_deref(), options);
+    let directory = workspace.record().directory();
+    let paths = args.paths.iter().map(|path| path_inside(path, directory));
+    let paths = paths.collect::<Result<Vec<_>, Failure>>()?;
+    let applied = workspace.apply(to.as_deref(), &paths, options);
     let dir = to.as_deref().or(workspace.record().directory()).unwrap_or(Path::new(""));
     let applied = match applied {
         Ok(applied) => applied,
         Err(ApplyFailure::Workspace(error)) => return Err(error.into()),
-        Err(error @ ApplyFailure::NoDirectory(_)) => {
+        Err(
+            error @ (ApplyFailure::NoDirectory(_)
+            | ApplyFailure::Nowhere(_)
+            | ApplyFailure::Within { .. }),
+        ) => {
             return Err(Failure::Unusable(error.explained().into()));
         }
         Err(error @ ApplyFailure::Apply(_)) => {

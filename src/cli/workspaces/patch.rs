@@ -2,13 +2,15 @@
 
 use std::{
     io::{self, BufWriter},
-    os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
 
-use super::args::{ComparedArgs, StoreArgs};
+use super::{
+    args::{ComparedArgs, StoreArgs},
+    place::path_inside,
+};
 use crate::{
     cli::{
         failure::Failure,
@@ -44,7 +46,8 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let trees = workspace.compared(&args.states.states()?)?;
     let changes = all.changes(&trees, ChangesOptions::default())?;
     let directory = workspace.record().directory();
-    let paths: Vec<_> = args.paths.iter().map(|path| inside(path, directory)).collect();
+    let paths = args.paths.iter().map(|path| path_inside(path, directory));
+    let paths = paths.collect::<Result<Vec<_>, Failure>>()?;
     let mut out = BufWriter::new(io::stdout().lock());
     let written = patch(&trees.before, &trees.after, &changes.list, &paths, &mut out, &|| false);
     match written {
@@ -60,14 +63,4 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
         Err(PatchError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(Failure::Failed(Explained::because(error.to_string()).into())),
     }
-}
-
-/// A path from the root of the workspace. In a copy it can be written as in the original.
-fn inside(path: &Path, directory: Option<&Path>) -> Vec<u8> {
-    let inside = directory.and_then(|directory| path.strip_prefix(directory).ok()).unwrap_or(path);
-    let plain: PathBuf = inside
-        .components()
-        .filter(|part| matches!(part, std::path::Component::Normal(_)))
-        .collect();
-    plain.as_os_str().as_bytes().to_vec()
 }

@@ -15,6 +15,7 @@ use super::{
     error::{ApplyError, Conflict, ConflictReason as Reason},
     journal::{self, Earlier},
     origin::Origin,
+    request::ApplyInput,
 };
 use crate::{
     changeset::{Change, Difference, Property},
@@ -73,6 +74,7 @@ pub(super) struct Check<'a> {
     pub(super) root: &'a Dir,
     pub(super) layers: &'a [Entry],
     pub(super) since: Time,
+    pub(super) since_git: Time,
     /// What earlier applies wrote: inode and ctime.
     pub(super) own: &'a HashSet<(u64, Time)>,
     pub(super) earlier: &'a Earlier,
@@ -85,19 +87,20 @@ pub(super) struct Check<'a> {
 impl<'a> Check<'a> {
     pub(super) fn new(
         root: &'a Dir,
-        layers: &'a [Entry],
-        since: Time,
+        input: ApplyInput<'a>,
         own: &'a HashSet<(u64, Time)>,
         earlier: &'a Earlier,
         git: bool,
         list: &'a [&'a Difference],
     ) -> Self {
+        let ApplyInput { layers, since, since_git, .. } = input;
         let is_made = |one: &&&Difference| {
             let is_new = one.properties.contains(&Property::Type);
             one.kind == EntryType::Dir && (one.change == Change::Added || is_new)
         };
         let made = list.iter().filter(is_made).map(|one| &one.path[..]).collect();
-        Self { root, layers, since, own, earlier, git, made, parents: HashMap::new() }
+        let parents = HashMap::new();
+        Self { root, layers, since, since_git, own, earlier, git, made, parents }
     }
 
     /// What the directory has at a path, and why that conflicts.
@@ -129,7 +132,7 @@ impl<'a> Check<'a> {
                 Change::Removed => false,
                 Change::Changed => true,
                 Change::Added => {
-                    let moved = || self.is_moved_by_copy(&origin);
+                    let moved = || self.is_moved_by_copy(path, &origin);
                     origin != Origin::None && !moved().map_err(ApplyError::reading(path))?
                 }
             };
@@ -140,13 +143,14 @@ impl<'a> Check<'a> {
         };
         let found = Found::of(&entry).map_err(ApplyError::reading(path))?;
         let is_other = || {
-            let differs = origin.differs_from(&entry)? == Some(true);
-            Ok(differs && !self.is_moved_by_copy(&origin)?)
+            // The copy keeps the name of the inode that an earlier apply has replaced.
+            let differs = !self.is_written(&found) && origin.differs_from(&entry)? == Some(true);
+            Ok(differs && !self.is_moved_by_copy(path, &origin)?)
         };
         let is_other = is_other().map_err(ApplyError::reading(path))?;
         if one.change == Change::Added {
             refuse(Reason::Appeared);
-        } else if self.is_later(&found) {
+        } else if self.is_later(path, &found) {
             refuse(Reason::Changed);
         } else if is_other {
             refuse(Reason::Replaced);
@@ -161,21 +165,31 @@ impl<'a> Check<'a> {
         self.made.remove(path);
     }
 
-    /// Whether an entry was changed at or after the moment, and not by an apply.
-    pub(super) fn is_later(&self, found: &Found) -> bool {
-        let key = (found.inode, found.ctime);
-        found.ctime >= self.since
-            && !self.own.contains(&key)
-            && !self.earlier.written.contains_key(&key)
+    /// Whether the entry at a path was changed at or after the moment, and not by an apply.
+    pub(super) fn is_later(&self, path: &[u8], found: &Found) -> bool {
+        found.ctime >= self.since(path)
+            && !self.is_written(found)
             && !self.earlier.touched.contains(&found.inode)
+    }
+
+    /// Whether an entry is as an earlier apply has left it.
+    fn is_written(&self, found: &Found) -> bool {
+        let key = (found.inode, found.ctime);
+        self.own.contains(&key) || self.earlier.written.contains_key(&key)
+    }
+
+    /// The moment for a path.
+    fn since(&self, path: &[u8]) -> Time {
+        if has_part(path, b".git") { self.since_git } else { self.since }
     }
 
     /// Whether the inode of an origin is as it was at the moment, so that it has its names of that time. Then the copy
     /// has renamed it to the path of this origin, or made a link.
-    fn is_moved_by_copy(&self, origin: &Origin) -> io::Result<bool> {
+    fn is_moved_by_copy(&self, path: &[u8], origin: &Origin) -> io::Result<bool> {
         let Origin::Of(handle) = origin else { return Ok(false) };
         let inode = self.root.by_handle(handle)?;
-        Ok(inode.map(|inode| Found::of(&inode)).transpose()?.is_some_and(|it| !self.is_later(&it)))
+        let found = inode.map(|inode| Found::of(&inode)).transpose()?;
+        Ok(found.is_some_and(|it| !self.is_later(path, &it)))
     }
 
     /// What the directory has at a path.
@@ -216,7 +230,7 @@ impl<'a> Check<'a> {
         }
         let found = Found::of(&entry).map_err(reading())?;
         let differs = origin.differs_from(&entry).map_err(reading())?;
-        Ok(if differs.unwrap_or_else(|| self.is_later(&found)) { replaced() } else { None })
+        Ok(if differs.unwrap_or_else(|| self.is_later(path, &found)) { replaced() } else { None })
     }
 
     /// Looks at all that is in a directory which is removed.
@@ -247,7 +261,7 @@ impl<'a> Check<'a> {
                     found => found.and_then(|found| found.as_ref().map(Found::of).transpose()),
                 };
                 let Some(found) = found.map_err(ApplyError::reading(&inside))? else { continue };
-                if self.is_later(&found) {
+                if self.is_later(&inside, &found) {
                     refuse(Reason::Changed);
                 } else if !self.git && has_part(&name, b".git") {
                     refuse(Reason::Git);

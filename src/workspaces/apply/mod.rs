@@ -19,6 +19,7 @@
 //! exist, and the record of what was written, which the caller keeps.
 
 mod check;
+pub(super) mod choose;
 mod error;
 mod journal;
 mod origin;

@@ -79,8 +79,7 @@ impl<'a> Plan<'a> {
         let owner = root.as_entry().and_then(|root| Found::of(&root));
         let owner = owner.map_err(ApplyError::reading(b""))?.owner;
         let own: HashSet<(u64, Time)> = input.own.iter().map(|it| (it.inode, it.ctime)).collect();
-        let mut check =
-            Check::new(root, input.layers, input.since, &own, earlier, options.git, &list);
+        let mut check = Check::new(root, input, &own, earlier, options.git, &list);
         let mut refusals = Refusals { dir: input.dir.to_owned(), ..Refusals::default() };
         let (mut items, mut kept, mut other_owner) = (Vec::new(), Vec::new(), Vec::new());
         for &change in &list {

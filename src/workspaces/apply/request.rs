@@ -24,6 +24,8 @@ pub struct ApplyInput<'a> {
     pub dir: &'a Path,
     /// When the workspace was made, or when its last apply began ([`Applied::started`]): a time of [`clock::now`](crate::sys::clock::now).
     pub since: Time,
+    /// The same for paths with a part `.git`, which an apply may have left out.
+    pub since_git: Time,
     /// What earlier applies wrote.
     pub own: &'a [Written],
 }

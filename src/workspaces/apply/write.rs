@@ -47,7 +47,7 @@ pub(super) fn write(
         plan.items.iter().filter(|item| item.is_new).map(|item| item.path()).collect();
     let journal = Journal::start(root, earlier, &dirs, &new)?;
     let own: HashSet<_> = input.own.iter().map(|it| (it.inode, it.ctime)).collect();
-    let check = Check::new(root, input.layers, input.since, &own, earlier, options.git, &[]);
+    let check = Check::new(root, input, &own, earlier, options.git, &[]);
     let (copier, sharer) = (FileCopier::default(), FileCopier::default());
     let mut writer = Writer {
         root,

@@ -58,7 +58,11 @@ fn run_with(
     let (changes, after) = (copy.changes(), copy.after());
     let layers = if copy.is_plain() { Vec::new() } else { copy.layers() };
     let (changes, layers, dir) = (&changes[..], &layers[..], copy.dir.as_path());
-    apply(ApplyInput { changes, after: &after, layers, dir, since, own }, options, stop)
+    apply(
+        ApplyInput { changes, after: &after, layers, dir, since, since_git: since, own },
+        options,
+        stop,
+    )
 }
 
 fn refused(done: Result<Applied, ApplyError>) -> Refusals {
@@ -249,7 +253,9 @@ fn one_apply_writes_to_a_directory_at_a_time() {
     run(&copy, now(), PLAIN).unwrap();
     let (after, none) = (copy.after(), copy.dir.join("none"));
     let (changes, layers, own) = (&[][..], &[][..], &[][..]);
-    let input = ApplyInput { changes, after: &after, layers, dir: &none, since: now(), own };
+    let since = now();
+    let input =
+        ApplyInput { changes, after: &after, layers, dir: &none, since, since_git: since, own };
     let error = apply(input, PLAIN, &|| false).unwrap_err();
     assert_eq!(error.class(), crate::error::Class::NotFound);
     assert!(error.to_string().contains("the directory must exist"), "{error}");
@@ -347,7 +353,15 @@ fn a_directory_that_is_swapped_for_a_link_meanwhile_leads_nowhere() {
     let carry = |options| {
         let (layers, dir, own) = (&[][..], copy.dir.as_path(), &[][..]);
         apply(
-            ApplyInput { changes: &changes, after: &after, layers, dir, since, own },
+            ApplyInput {
+                changes: &changes,
+                after: &after,
+                layers,
+                dir,
+                since,
+                since_git: since,
+                own,
+            },
             options,
             &|| false,
         )
