@@ -33,7 +33,7 @@
 //! | `create`, `checks`, `sources` | new workspaces, what is refused, where layers come from |
 //! | `lock` | one workspace, locked |
 //! | `mounted` | mounts, and where the workspace is mounted |
-//! | `states` | snapshot, rollback, clean, remove |
+//! | `states`, `scrub` | snapshot, rollback, clean, remove; scrub |
 //! | `capture`, `copied` | a state of a mounted workspace |
 //! | `programs`, `freeze` | which programs can be frozen for that, and until when |
 //! | `view` | states as read-only trees |
@@ -83,6 +83,7 @@ mod patch;
 mod paths;
 mod programs;
 mod run;
+mod scrub;
 mod sources;
 mod stack;
 mod states;
@@ -112,6 +113,7 @@ pub use name::{NameAt, NameError};
 pub use open::Workspaces;
 pub use patch::{PatchError, patch};
 pub use run::{RunError, RunOptions};
+pub use scrub::ScrubError;
 pub use sources::{Source, Stacked};
 pub use stack::{LayerSize, Parent, State};
 pub use states::Taken;

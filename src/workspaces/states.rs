@@ -1,4 +1,4 @@
-//! The states of a workspace: snapshot, rollback, clean, remove, rename, scrub.
+//! The states of a workspace: snapshot, rollback, clean, remove, rename.
 //!
 //! | command | upper | `below` | `current` |
 //! |---|---|---|---|
@@ -10,18 +10,14 @@
 //!
 //! The states of a record are changed by functions without a disk, which the model of the tests checks.
 
-use std::io;
-
 use jiff::Timestamp;
 
 use super::{
     copied::Copied,
     error::WorkspaceError,
     list::has_entries,
-    lock::{OnLocked, Workspace},
-    mounted::Live,
+    lock::Workspace,
     name::{CURRENT, FAILED},
-    open::Workspaces,
 };
 use crate::{
     layers::{LayerKey, Layers, NamedState, StateName, WorkspaceName, WorkspaceRecord},
@@ -47,23 +43,6 @@ impl WorkspaceRecord {
     pub(super) fn go_back(&mut self, layers: Vec<LayerKey>) {
         self.below.clone_from(&layers);
         self.current = layers;
-    }
-}
-
-impl Workspaces {
-    /// Removes a workspace with all its states. Of one whose record cannot be read, the layers stay for `gc`.
-    ///
-    /// # Errors
-    /// There is no such workspace, another command has it ([`OnLocked::Fail`]), or it is mounted.
-    pub fn scrub(&self, name: &WorkspaceName, on: OnLocked) -> Result<(), WorkspaceError> {
-        match self.lock(name, on) {
-            Err(WorkspaceError::Disk(e)) if e.kind() == io::ErrorKind::InvalidData => {
-                let upper = self.store.workspaces.dir(name).join("upper");
-                Live::of(&upper)?.refuse("remove", name)?;
-                Ok(self.store.workspaces.remove(name)?)
-            }
-            workspace => workspace?.scrub(),
-        }
     }
 }
 
@@ -261,17 +240,6 @@ impl Workspace<'_> {
             true => Ok(()),
             false => Err(WorkspaceError::Taken(to.clone())),
         }
-    }
-
-    /// Removes the workspace with all its states.
-    ///
-    /// # Errors
-    /// The workspace is mounted.
-    pub fn scrub(self) -> Result<(), WorkspaceError> {
-        self.require_unmounted("remove")?;
-        let layers: Vec<LayerKey> = self.record.own_layers().copied().collect();
-        self.all.store.workspaces.remove(&self.name)?;
-        self.all.remove_layers(&layers)
     }
 
     /// The own layers of a snapshot.

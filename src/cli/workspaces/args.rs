@@ -205,19 +205,25 @@ pub(in crate::cli) struct RemoveArgs {
     pub(super) store: StoreArgs,
 }
 
-/// Remove a workspace with all its snapshots
+/// Remove workspaces with all their snapshots
 #[derive(Debug, Args)]
 #[command(
-    after_help = "It does not ask, except with --store. The directory of a copy is not touched.
+    after_help = "It does not ask, except with --store. The directory of a copy is not touched. If one of the workspaces cannot be
+removed, none is.
 
 Examples:
   ovl scrub box
+  ovl scrub box-1 box-2
   ovl scrub --store --yes        all workspaces"
 )]
 pub(in crate::cli) struct ScrubArgs {
-    /// The workspace
-    #[arg(required_unless_present = "whole_store", conflicts_with = "whole_store")]
-    pub(super) name: Option<WorkspaceName>,
+    /// The workspaces
+    #[arg(
+        required_unless_present = "whole_store",
+        conflicts_with = "whole_store",
+        value_name = "NAME"
+    )]
+    pub(super) names: Vec<WorkspaceName>,
     /// Remove all workspaces of the store
     #[arg(long = "store")]
     whole_store: bool,

@@ -25,7 +25,12 @@ use super::{
     failure::{self, Failure},
     output::{counted, print},
 };
-use crate::{error::Explained, format, layers::WorkspaceName, workspaces::WorkspaceError};
+use crate::{
+    error::Explained,
+    format,
+    layers::WorkspaceName,
+    workspaces::{ScrubError, WorkspaceError},
+};
 use args::{
     CleanArgs, ForkArgs, GcArgs, MountArgs, RemoveArgs, RenameArgs, RollbackArgs, ScrubArgs,
     SnapshotArgs, UmountArgs, parsed,
@@ -87,9 +92,12 @@ impl WorkspaceCommand {
             Self::Remove(args) => {
                 format!("cannot remove snapshot {} of workspace {}", args.snapshot, args.name)
             }
-            Self::Scrub(args) => match &args.name {
-                Some(name) => format!("cannot remove workspace {name}"),
-                None => format!("cannot remove all {all}"),
+            Self::Scrub(args) => match &args.names[..] {
+                [] => format!("cannot remove all {all}"),
+                names => {
+                    let names: Vec<_> = names.iter().map(WorkspaceName::as_str).collect();
+                    format!("cannot remove workspace {}", names.join(", "))
+                }
             },
             Self::Fork(args) => format!("cannot fork workspace {}", args.name),
             Self::Changes(args) => {
@@ -227,8 +235,8 @@ fn remove(args: &RemoveArgs) -> Result<(), Failure> {
 fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
     let on = args.store.on_locked();
-    if let Some(name) = &args.name {
-        return Ok(all.scrub(name, on)?);
+    if !args.names.is_empty() {
+        return all.scrub(&args.names, on).map_err(not_removed);
     }
     let names: Vec<WorkspaceName> = all.list(None)?.into_iter().map(|listed| listed.name).collect();
     if !args.yes && !names.is_empty() {
@@ -239,10 +247,16 @@ fn scrub(args: &ScrubArgs) -> Result<(), Failure> {
             return Err(Failure::Unusable(why.fix("repeat it with --yes to remove all").into()));
         }
     }
-    for name in &names {
-        all.scrub(name, on)?;
+    all.scrub(&names, on).map_err(not_removed)
+}
+
+fn not_removed(error: ScrubError) -> Failure {
+    let explained = error.explained().into();
+    let is_busy = |(_, error): &(_, WorkspaceError)| matches!(error, WorkspaceError::Busy { .. });
+    match error.reasons.iter().all(is_busy) {
+        true => Failure::Busy(explained),
+        false => Failure::Failed(explained),
     }
-    Ok(())
 }
 
 fn fork(args: &ForkArgs) -> Result<(), Failure> {
