@@ -2,7 +2,10 @@
 //!
 //! Deliberately absent: how a state becomes another one. The module `workspaces` decides that.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,15 @@ pub enum WorkspaceBase {
     },
     /// A copy: one directory of the machine, used in place. An absolute path without symlinks.
     Directory(PathBuf),
+}
+
+impl fmt::Display for WorkspaceBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Images { names, .. } => f.write_str(&names.join(", ")),
+            Self::Directory(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// A state with a name.

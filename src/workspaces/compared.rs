@@ -1,37 +1,70 @@
 //! Compares two states of a workspace.
 
-use std::path::Path;
+use std::{io, path::Path, str::FromStr};
 
 use super::{
     changes::{Changes, ChangesOptions, changes},
     error::WorkspaceError,
     export::{ExportError, export},
-    lock::Workspace,
+    lock::{OnLocked, Workspace},
+    name::{CURRENT, FAILED, NameAt, NameError},
     open::Workspaces,
     view::Trees,
 };
 use crate::{
     changeset::{Comparison, Limits},
-    layers::{Lease, StateName},
+    layers::{Lease, StateName, WorkspaceName, WorkspaceRecord},
     sys::tree_reader::Entry,
 };
 
-/// The states that are compared.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Compared {
-    /// The state before. `None`: what the workspace was made of.
-    pub before: Option<Before>,
-    /// The snapshot after. `None`: the present state.
-    pub after: Option<StateName>,
+/// The state before, as a user names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Against {
+    /// `current`, a snapshot of the workspace, or another workspace. A snapshot comes first.
+    Name(StateName),
+    /// The present state of a workspace, or a snapshot of it.
+    Of(NameAt),
 }
 
-/// The state before, if it is not what the workspace was made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Before {
-    /// A snapshot.
-    Snapshot(StateName),
-    /// The state to which a clean goes back.
-    Current,
+impl FromStr for Against {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let name: NameAt = text.parse()?;
+        match text.parse() {
+            Ok(state) => Ok(Self::Name(state)),
+            // It has an @.
+            Err(_) => Ok(Self::Of(name)),
+        }
+    }
+}
+
+/// Two states of workspaces, which do not change as long as this exists.
+#[derive(Debug)]
+pub struct Compared<'w> {
+    /// The states as trees.
+    pub trees: Trees,
+    workspace: Workspace<'w>,
+    /// The other workspace.
+    _other: Option<Workspace<'w>>,
+}
+
+impl Compared<'_> {
+    /// The directory of a copy.
+    pub fn directory(&self) -> Option<&Path> {
+        self.workspace.record.directory()
+    }
+}
+
+/// The layers of two workspaces mean the same only on the same base.
+fn require_same_base(one: &Workspace<'_>, other: &Workspace<'_>) -> Result<(), WorkspaceError> {
+    let (this, that) = (&one.record, &other.record);
+    match (this.image_layers(), this.directory()) == (that.image_layers(), that.directory()) {
+        true => Ok(()),
+        false => Err(WorkspaceError::OtherBase(Box::new(
+            [one, other].map(|of| (of.name.clone(), of.record.base.clone())),
+        ))),
+    }
 }
 
 /// Why a state was not exported.
@@ -44,20 +77,6 @@ pub enum ExportFailure {
 }
 
 impl Workspace<'_> {
-    /// The two states as trees.
-    ///
-    /// # Errors
-    /// There is no such snapshot, or a layer or the directory cannot be opened.
-    pub fn compared(&self, states: &Compared) -> Result<Trees, WorkspaceError> {
-        let before = match &states.before {
-            Some(Before::Snapshot(name)) => Some(self.layers_of(name)?),
-            Some(Before::Current) => Some(self.record.current.clone()),
-            None => None,
-        };
-        let after = states.after.as_ref().map(|name| self.layers_of(name)).transpose()?;
-        self.trees(before.as_deref(), after.as_deref())
-    }
-
     /// What the workspace was made of, and its present state at one moment: the changes of a mounted workspace are copied
     /// before. The lease keeps the copy.
     ///
@@ -65,7 +84,7 @@ impl Workspace<'_> {
     /// A layer or the directory cannot be opened, or the changes cannot be copied.
     pub(super) fn since_base(&mut self) -> Result<(Trees, Option<Lease>), WorkspaceError> {
         if self.live()?.is_none() {
-            return Ok((self.compared(&Compared::default())?, None));
+            return Ok((self.trees(None, None)?, None));
         }
         let (layers, lease) = self.present_layers()?;
         Ok((self.trees(None, Some(&layers))?, lease))
@@ -89,6 +108,75 @@ impl Workspace<'_> {
 }
 
 impl Workspaces {
+    /// A state of a workspace, and the one that it is compared with: what the workspace was made of, unless another one is
+    /// named.
+    ///
+    /// # Errors
+    /// There is no such snapshot or workspace, the other workspace stands on another base, or a layer or the directory cannot
+    /// be opened.
+    pub fn compared(
+        &self,
+        name: &NameAt,
+        against: Option<&Against>,
+        on: OnLocked,
+    ) -> Result<Compared<'_>, WorkspaceError> {
+        let own = &name.workspace;
+        let other = match against {
+            Some(Against::Of(other)) => Some(other.clone()),
+            Some(Against::Name(text)) => self.other_workspace(own, text)?,
+            None => None,
+        };
+        let (workspace, other) = match other {
+            None => (self.lock(own, on)?, None),
+            Some(other) if other.workspace == *own => (self.lock(own, on)?, Some((other, None))),
+            Some(other) => {
+                // In one order, so two commands do not wait for each other.
+                let first = self.lock((&other.workspace).min(own), on)?;
+                let second = self.lock((&other.workspace).max(own), on)?;
+                match first.name == *own {
+                    true => (first, Some((other, Some(second)))),
+                    false => (second, Some((other, Some(first)))),
+                }
+            }
+        };
+        let before = match (&other, against) {
+            (Some((at, other)), _) => {
+                let other = other.as_ref().unwrap_or(&workspace);
+                require_same_base(&workspace, other)?;
+                let layers = at.state.as_ref().map(|state| other.layers_of(state)).transpose()?;
+                other.side(layers.as_deref())?
+            }
+            (None, Some(Against::Name(state))) if state.as_str() != CURRENT => {
+                workspace.side(Some(&workspace.layers_of(state)?))?
+            }
+            (None, Some(_)) => workspace.side(Some(&workspace.record.current))?,
+            (None, None) => workspace.side(Some(&[]))?,
+        };
+        let after = name.state.as_ref().map(|state| workspace.layers_of(state)).transpose()?;
+        let trees = self.trees_of(before, workspace.side(after.as_deref())?)?;
+        let _other = other.and_then(|(_, other)| other);
+        Ok(Compared { trees, workspace, _other })
+    }
+
+    /// The workspace with this name, unless `own` has a snapshot of it.
+    fn other_workspace(
+        &self,
+        own: &WorkspaceName,
+        text: &StateName,
+    ) -> Result<Option<NameAt>, WorkspaceError> {
+        let record = self.store.workspaces.get(own)?;
+        let is_failed =
+            |record: &WorkspaceRecord| record.failed.is_some() && text.as_str() == FAILED;
+        let has_state =
+            |record: WorkspaceRecord| record.state(text).is_some() || is_failed(&record);
+        if text.as_str() == CURRENT || record.is_some_and(has_state) {
+            return Ok(None);
+        }
+        let workspace: WorkspaceName = text.as_str().parse().map_err(io::Error::other)?;
+        let is_there = self.store.workspaces.get(&workspace)?.is_some();
+        Ok(is_there.then_some(NameAt { workspace, state: None }))
+    }
+
     /// What differs between two trees.
     ///
     /// # Errors
@@ -114,3 +202,7 @@ impl Workspaces {
         Limits { budget, scratch, ..Limits::default() }
     }
 }
+
+#[cfg(test)]
+#[path = "compared_tests.rs"]
+mod tests;

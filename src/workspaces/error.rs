@@ -9,7 +9,8 @@ use crate::{
     changeset::CompareError,
     error::Explained,
     layers::{
-        AddError, CollectError, LowerError, OpenError, ReserveError, StateName, WorkspaceName,
+        AddError, CollectError, LowerError, OpenError, ReserveError, StateName, WorkspaceBase,
+        WorkspaceName,
     },
     overlay::{OverlayError, PlanError, PreflightError},
     sys::{clone::CloneError, durable::at, mount_namespaces, mounts::MountError},
@@ -83,6 +84,8 @@ pub enum WorkspaceError {
     },
     /// The workspace is not mounted.
     NotMounted(WorkspaceName),
+    /// Two workspaces do not stand on the same base.
+    OtherBase(Box<[(WorkspaceName, WorkspaceBase); 2]>),
     /// A rollback would lose changes.
     WouldLose(WorkspaceName),
     /// The directory of a copy cannot be used.

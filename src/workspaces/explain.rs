@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Explained,
     format,
-    layers::{AddError, OpenError, ReserveError},
+    layers::{AddError, OpenError, ReserveError, WorkspaceBase, WorkspaceName},
 };
 
 /// What to do about a full disk.
@@ -73,6 +73,7 @@ impl WorkspaceError {
             Self::NotMounted(name) => {
                 Explained::because(format!("workspace {name} is not mounted"))
             }
+            Self::OtherBase(both) => other_base(both),
             Self::WouldLose(name) => Explained::because(format!(
                 "workspace {name} has changes since its last snapshot, which would be lost"
             ))
@@ -134,6 +135,19 @@ impl fmt::Display for WorkspaceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.explained().fmt(f)
     }
+}
+
+fn other_base(both: &[(WorkspaceName, WorkspaceBase); 2]) -> Explained {
+    let [(one, base), (other, other_base)] = both;
+    let (base, other_base) = (base.to_string(), other_base.to_string());
+    let layers = if base == other_base { ", but of other layers" } else { "" };
+    Explained::because(format!(
+        "workspace {one} was made of {base}, and workspace {other} of {other_base}{layers}"
+    ))
+    .fix(format!(
+        "compare workspaces that were made of the same images or over the same directory; for trees, `ovl layer changes {one} \
+         {other}` compares any two"
+    ))
 }
 
 fn in_use(action: &str, name: &str, how: &InUse) -> Explained {

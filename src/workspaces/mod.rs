@@ -99,7 +99,7 @@ pub use apply::{
 };
 pub use chains::{Chain, ChainError, Chains};
 pub use changes::{Changes, ChangesOptions, Stat};
-pub use compared::{Before, Compared, ExportFailure};
+pub use compared::{Against, Compared, ExportFailure};
 pub use copied::{Copied, Moment, NotFrozen};
 pub use create::{CreateOptions, CreatedCopy};
 pub use error::{InUse, WorkspaceError};

@@ -35,6 +35,16 @@ pub struct Trees {
     pub(super) _leases: Vec<Lease>,
 }
 
+/// One of two states to compare, of workspaces that stand on the same base.
+#[derive(Debug)]
+pub(super) struct Side {
+    tree: Detached,
+    own: Vec<LayerKey>,
+    /// The upper on these layers.
+    upper: Option<Arc<Detached>>,
+    lease: Lease,
+}
+
 impl Trees {
     /// The roots of the layers in which the two differ.
     ///
@@ -85,6 +95,14 @@ impl Workspaces {
             lowers.push(Lower { id: key.to_string(), dir: layer.tree, mapped: false, needs });
         }
         Ok(OpenStack { lowers, lease })
+    }
+
+    /// Two states for a comparison.
+    pub(super) fn trees_of(&self, before: Side, after: Side) -> Result<Trees, WorkspaceError> {
+        let (mut layers, hides_all) = self.differing(&before.own, &after.own)?;
+        layers.extend([before.upper, after.upper].into_iter().flatten());
+        let _leases = vec![before.lease, after.lease];
+        Ok(Trees { before: before.tree, after: after.tree, layers, hides_all, _leases })
     }
 
     /// The layers in which two stacks differ, and whether one of them hides everything below it. Then they are all layers:
@@ -184,20 +202,20 @@ impl Workspace<'_> {
         before: Option<&[LayerKey]>,
         after: Option<&[LayerKey]>,
     ) -> Result<Trees, WorkspaceError> {
-        let own_before = before.unwrap_or(&[]);
-        let own_after = after.unwrap_or(&self.record.below);
-        let (mut layers, hides_all) = self.all.differing(own_before, own_after)?;
-        let (before, first) = self.state_view(own_before)?;
-        let (after, second) = match after {
-            Some(own) => self.state_view(own)?,
-            None => {
-                if self.has_upper() {
-                    let upper = self.all.mounts.open_dir(self.upper_and_work().upper())?;
-                    layers.push(Arc::new(upper));
-                }
-                self.present_view()?
-            }
+        self.all.trees_of(self.side(Some(before.unwrap_or(&[])))?, self.side(after)?)
+    }
+
+    /// One of two states to compare: the one with these own layers, or the present one.
+    pub(super) fn side(&self, own: Option<&[LayerKey]>) -> Result<Side, WorkspaceError> {
+        if let Some(own) = own {
+            let (tree, lease) = self.state_view(own)?;
+            return Ok(Side { tree, own: own.to_vec(), upper: None, lease });
+        }
+        let upper = match self.has_upper() {
+            true => Some(Arc::new(self.all.mounts.open_dir(self.upper_and_work().upper())?)),
+            false => None,
         };
-        Ok(Trees { before, after, layers, hides_all, _leases: vec![first, second] })
+        let (tree, lease) = self.present_view()?;
+        Ok(Side { tree, own: self.record.below.clone(), upper, lease })
     }
 }

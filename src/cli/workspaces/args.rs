@@ -13,7 +13,7 @@ use crate::{
     },
     error::Explained,
     layers::{StateName, StoreReader, WorkspaceName},
-    workspaces::{Before, Compared, NameAt, OnLocked, WorkspaceError, Workspaces},
+    workspaces::{Against, Compared, NameAt, OnLocked, WorkspaceError, Workspaces},
 };
 
 /// The most forks of one command.
@@ -74,20 +74,20 @@ pub(in crate::cli) struct ComparedArgs {
     /// The workspace, or a snapshot of it
     #[arg(value_name = "NAME[@SNAPSHOT]")]
     pub(super) name: NameAt,
-    /// Compare with this snapshot, or with `current`: the state to which `ovl clean` goes back
-    #[arg(long, value_name = "SNAPSHOT")]
-    against: Option<String>,
+    /// Compare with this snapshot; with `current`, the state to which `ovl clean` goes back; or with another workspace on the
+    /// same base
+    #[arg(long, value_name = "SNAPSHOT | NAME[@SNAPSHOT]")]
+    against: Option<Against>,
 }
 
 impl ComparedArgs {
     /// The states to compare.
-    pub(super) fn states(&self) -> Result<Compared, Failure> {
-        let before = match self.against.as_deref() {
-            None => None,
-            Some("current") => Some(Before::Current),
-            Some(name) => Some(Before::Snapshot(parsed("--against", name)?)),
-        };
-        Ok(Compared { before, after: self.name.state.clone() })
+    pub(super) fn open<'w>(
+        &self,
+        all: &'w Workspaces,
+        store: &StoreArgs,
+    ) -> Result<Compared<'w>, Failure> {
+        Ok(all.compared(&self.name, self.against.as_ref(), store.on_locked())?)
     }
 }
 

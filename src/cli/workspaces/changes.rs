@@ -23,7 +23,8 @@ attributes count. Of a deleted directory, only the directory is listed.
 Examples:
   ovl changes box                       since it was created
   ovl changes box --against current     since the last snapshot
-  ovl changes box@two --against one     between two snapshots"
+  ovl changes box@two --against one     between two snapshots
+  ovl changes box-1 --against box-2     between two forks"
 )]
 pub(in crate::cli) struct ChangesArgs {
     #[command(flatten)]
@@ -50,10 +51,9 @@ pub(super) struct OutputArgs {
 
 pub(super) fn run(args: &ChangesArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
-    let workspace = all.lock(&args.states.name.workspace, args.store.on_locked())?;
-    let trees = workspace.compared(&args.states.states()?)?;
+    let compared = args.states.open(&all, &args.store)?;
     let options = ChangesOptions { parents: args.output.parents };
-    args.output.print(&all.changes(&trees, options)?)
+    args.output.print(&all.changes(&compared.trees, options)?)
 }
 
 impl OutputArgs {

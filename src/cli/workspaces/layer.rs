@@ -184,9 +184,15 @@ impl StateArgs {
                 let state = all.state(same, on)?;
                 work(&state, &Parent::State(&state))
             }
-            Some(parent) => {
+            // In one order, so two commands do not wait for each other.
+            Some(parent) if parent < self.layer.as_str() => {
                 let parent = all.state(parent, on)?;
                 work(&all.state(&self.layer, on)?, &Parent::State(&parent))
+            }
+            Some(parent) => {
+                let state = all.state(&self.layer, on)?;
+                let parent = all.state(parent, on)?;
+                work(&state, &Parent::State(&parent))
             }
         }
     }

@@ -65,7 +65,7 @@ fn table(listed: &[Listed]) -> String {
         }
         vec![
             one.name.to_string(),
-            made_of(&one.base),
+            one.base.to_string(),
             named.count().to_string(),
             current.join(", "),
             format::bytes(one.own_bytes),
@@ -74,13 +74,6 @@ fn table(listed: &[Listed]) -> String {
         ]
     }));
     kubectl::plain_table(&rows)
-}
-
-fn made_of(base: &WorkspaceBase) -> String {
-    match base {
-        WorkspaceBase::Images { names, .. } => names.join(", "),
-        WorkspaceBase::Directory(path) => path.display().to_string(),
-    }
 }
 
 fn mounted(one: &Listed) -> String {
@@ -93,7 +86,7 @@ fn mounted(one: &Listed) -> String {
 }
 
 fn tree(one: &Listed) -> String {
-    let mut text = format!("{} ({})\n", one.name, made_of(&one.base));
+    let mut text = format!("{} ({})\n", one.name, one.base);
     branch(&mut text, &one.states, &[None], "");
     text
 }

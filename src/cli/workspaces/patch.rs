@@ -42,10 +42,9 @@ pub(in crate::cli) struct DiffArgs {
 
 pub(super) fn run(args: &DiffArgs) -> Result<(), Failure> {
     let all = args.store.open()?;
-    let workspace = all.lock(&args.states.name.workspace, args.store.on_locked())?;
-    let trees = workspace.compared(&args.states.states()?)?;
-    let changes = all.changes(&trees, ChangesOptions::default())?;
-    let directory = workspace.record().directory();
+    let compared = args.states.open(&all, &args.store)?;
+    let (trees, directory) = (&compared.trees, compared.directory());
+    let changes = all.changes(trees, ChangesOptions::default())?;
     let paths = args.paths.iter().map(|path| path_inside(path, directory));
     let paths = paths.collect::<Result<Vec<_>, Failure>>()?;
     let mut out = BufWriter::new(io::stdout().lock());
