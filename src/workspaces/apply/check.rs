@@ -151,7 +151,9 @@ impl<'a> Check<'a> {
         if one.change == Change::Added {
             refuse(Reason::Appeared);
         } else if self.is_later(path, &found) {
-            refuse(Reason::Changed);
+            // Of the original, nothing is known but the moment. An mtime can be put back after a write, so it decides nothing.
+            let is_old = found.mtime < self.since(path);
+            refuse(if is_old { Reason::Ctime } else { Reason::Changed });
         } else if is_other {
             refuse(Reason::Replaced);
         } else if found.is_dir && (one.change == Change::Removed || one.kind != EntryType::Dir) {

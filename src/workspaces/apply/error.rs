@@ -175,6 +175,8 @@ impl fmt::Display for Conflict {
 pub enum ConflictReason {
     /// It was changed in the directory after the moment.
     Changed,
+    /// Its ctime is after the moment, and its mtime is not.
+    Ctime,
     /// The directory has it, and the copy made it anew.
     Appeared,
     /// It was removed from the directory, or renamed.
@@ -196,6 +198,7 @@ impl ConflictReason {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Changed => "changed",
+            Self::Ctime => "ctime",
             Self::Appeared => "appeared",
             Self::Gone => "gone",
             Self::Replaced => "replaced",
@@ -216,6 +219,9 @@ impl fmt::Display for ConflictReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Changed => f.write_str("it was changed there"),
+            Self::Ctime => f.write_str(
+                "only its ctime is newer; its links, mode, owner or attributes were changed there, or its mtime was put back",
+            ),
             Self::Appeared => f.write_str("it was made there, too"),
             Self::Gone => f.write_str("it was removed or renamed there"),
             Self::Replaced => f.write_str("it is another file or directory there now"),

@@ -188,6 +188,23 @@ fn all_conflicts_are_listed_and_nothing_is_written() {
 }
 
 #[test]
+fn a_file_whose_ctime_alone_is_newer_conflicts_and_the_reason_says_so() {
+    let copy = Copy::plain(|dir| shell(dir, "for name in f g h; do echo 1 > $name; done; mkdir d"));
+    let since = now();
+    shell(&copy.merged, "echo copy > f; echo copy > g; echo copy > h; rmdir d");
+    shell(&copy.dir, "ln f ../other; chmod 644 g; echo 2 > h; touch -d 2001-01-01 h; chmod 755 d");
+    let found = conflicts(run(&copy, since, PLAIN));
+    // A write that has put back the mtime looks as a link does.
+    let ctime = |path: &str| (path.to_owned(), ConflictReason::Ctime);
+    assert_eq!(found, ["d", "f", "g", "h"].map(ctime));
+    let shown = refused(run(&copy, since, PLAIN)).to_string();
+    assert!(shown.contains("\n  f: only its ctime is newer"), "{shown}");
+    assert!(shown.contains("--ours"), "{shown}");
+    run(&copy, since, OURS).unwrap();
+    assert_carried(&copy);
+}
+
+#[test]
 fn git_and_what_could_give_rights_are_carried_on_request() {
     let copy = Copy::plain(|dir| {
         shell(dir, "mkdir -p .git sub/.git tool; echo 1 > .git/HEAD; mkdir tool/.git")
