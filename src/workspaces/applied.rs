@@ -92,9 +92,12 @@ impl AppliedRecord {
             false => !is_done || is_there(one),
         };
         let mut written: BTreeMap<u64, &Written> = BTreeMap::new();
-        // An inode has one ctime: the last one.
         for one in input.own.iter().filter(is_kept).chain(&applied.written) {
-            written.insert(one.inode, one);
+            let newest = written.entry(one.inode).or_insert(one);
+            // A new name of a file changes its ctime.
+            if newest.ctime < one.ctime {
+                *newest = one;
+            }
         }
         let since = |is_done, before| Some(if is_done { applied.started } else { before });
         Self {

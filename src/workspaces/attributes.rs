@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: overlay's own extended attributes and the labels of the host.
 
-use std::{io, os::unix::fs::MetadataExt as _};
+use std::{fs::Metadata, io, os::unix::fs::MetadataExt as _};
 
 use crate::{
     changeset::xattrs,
@@ -36,6 +36,28 @@ impl FileAttributes {
     pub(super) fn borrow(&self) -> Attributes<'_> {
         let ((uid, gid), mtime) = (self.owner, self.mtime);
         Attributes { mode: self.mode, uid, gid, mtime, xattrs: &self.xattrs }
+    }
+}
+
+/// What identifies a file of a tree that does not change meanwhile. In an overlay over a directory that goes on living, the
+/// inode number of a file can be that of another one: the copy of a file has that of its original, which can get another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FileId {
+    inode: (u64, u64),
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl FileId {
+    /// That of a file with several names. `None` if it has one.
+    pub(super) fn of_several_names(metadata: &Metadata) -> Option<Self> {
+        (metadata.nlink() > 1).then(|| Self {
+            inode: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        })
     }
 }
 

@@ -12,12 +12,11 @@ use std::{
     fmt,
     fs::File,
     io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use super::{
-    attributes::{FileAttributes, lookup, node},
+    attributes::{FileAttributes, FileId, lookup, node},
     paths::{join, split},
 };
 use crate::{
@@ -160,8 +159,8 @@ struct Writer<'a> {
     copier: FileCopier,
     /// For files of the topmost layer, with which the directory may share bytes.
     sharer: FileCopier,
-    /// The first path of each file with several names, by device and inode.
-    linked: HashMap<(u64, u64), Vec<u8>>,
+    /// The first path of each file with several names.
+    linked: HashMap<FileId, Vec<u8>>,
 }
 
 impl Writer<'_> {
@@ -216,14 +215,13 @@ impl Writer<'_> {
     ) -> Result<(), ExportError> {
         let (reading, writing) = (|| ExportError::reading(path), || ExportError::writing(path));
         let metadata = entry.metadata().map_err(reading())?;
-        if metadata.nlink() > 1 {
-            let inode = (metadata.dev(), metadata.ino());
-            if let Some(first) = self.linked.get(&inode) {
+        if let Some(file) = FileId::of_several_names(&metadata) {
+            if let Some(first) = self.linked.get(&file) {
                 let (above, first) = split(first).unwrap_or_default();
                 let above = self.root.below(above).map_err(writing())?;
                 return dir.link(name, &above, first).map_err(writing());
             }
-            self.linked.insert(inode, path.to_vec());
+            self.linked.insert(file, path.to_vec());
         }
         let attributes = FileAttributes::of(entry).map_err(reading())?;
         match entry.entry_type() {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `d` path | a directory that can have temporary entries |
 //! | `n` path | a path that the copy has added |
-//! | `i` inode | an inode that apply is about to change, or to remove one name of |
+//! | `i` inode | an inode that apply is about to change, or to add or remove a name of |
 //! | `o` inode ctime path | something that apply has written |
 //!
 //! Another user's file of this name is not read, because its records would hide conflicts.
@@ -66,6 +66,14 @@ impl Earlier {
             found.parse(record);
         }
         Ok(found)
+    }
+
+    /// What it has written.
+    pub(super) fn all_written(&self) -> impl Iterator<Item = Written> {
+        self.written.iter().map(|((inode, ctime), path)| {
+            let (path, inode, ctime) = (path.clone(), *inode, *ctime);
+            Written { path, inode, ctime }
+        })
     }
 
     /// Whether there is nothing to go on with.

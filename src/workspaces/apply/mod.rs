@@ -15,13 +15,15 @@
 //! ([`journal`]). The next apply removes the temporary entries and carries what is left. The attributes of directories
 //! that exist come first: later, the entries that apply itself makes in them would have changed their ctime.
 //!
-//! Deliberately absent: which new names are hard links of one file (each becomes a file), the times of directories that
-//! exist, and the record of what was written, which the caller keeps.
+//! Names of one file that are carried together stay names of one file ([`links`]).
+//!
+//! Deliberately absent: the times of directories that exist, and the record of what was written, which the caller keeps.
 
 mod check;
 pub(super) mod choose;
 mod error;
 mod journal;
+mod links;
 mod origin;
 mod plan;
 mod request;

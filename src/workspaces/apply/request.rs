@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: how it is done.
 
-use std::path::Path;
+use std::{io, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::error::Conflict;
 use crate::{
@@ -86,4 +86,13 @@ pub struct Written {
     pub inode: u64,
     /// The ctime of the inode.
     pub ctime: Time,
+}
+
+impl Written {
+    /// A file as it is now.
+    pub(super) fn of(path: &[u8], entry: &Entry) -> io::Result<Self> {
+        let metadata = entry.metadata()?;
+        let ctime = (metadata.ctime(), metadata.ctime_nsec());
+        Ok(Self { path: path.to_vec(), inode: metadata.ino(), ctime })
+    }
 }

@@ -13,6 +13,7 @@ use super::{
     check::{Check, Found},
     error::{ApplyError, shown},
     journal::{self, Earlier, Journal},
+    links::{Key, Links},
     plan::{Item, Plan},
     request::{ApplyInput, ApplyOptions, OnConflict, Written},
 };
@@ -48,6 +49,7 @@ pub(super) fn write(
     let journal = Journal::start(root, earlier, &dirs, &new)?;
     let own: HashSet<_> = input.own.iter().map(|it| (it.inode, it.ctime)).collect();
     let check = Check::new(root, input, &own, earlier, options.git, &[]);
+    let links = Links::of(root, after, earlier, plan).map_err(ApplyError::reading(b""))?;
     let (copier, sharer) = (FileCopier::default(), FileCopier::default());
     let mut writer = Writer {
         root,
@@ -56,6 +58,7 @@ pub(super) fn write(
         options,
         owner: plan.owner,
         journal,
+        links,
         copier,
         sharer,
         stop,
@@ -69,11 +72,7 @@ pub(super) fn write(
         let _ = Earlier { dirs, ..Earlier::default() }.clean(root);
     }
     done?;
-    let before = earlier.written.iter().map(|((inode, ctime), path)| {
-        let (path, inode, ctime) = (path.clone(), *inode, *ctime);
-        Written { path, inode, ctime }
-    });
-    Ok(before.chain(writer.written).collect())
+    Ok(earlier.all_written().chain(writer.written).collect())
 }
 
 struct Writer<'a> {
@@ -83,6 +82,7 @@ struct Writer<'a> {
     options: ApplyOptions,
     owner: (u32, u32),
     journal: Journal,
+    links: Links,
     copier: FileCopier,
     /// For files of a layer, with which the directory may share bytes.
     sharer: FileCopier,
@@ -217,11 +217,26 @@ impl Writer<'_> {
         let is_dir = entry.entry_type() == EntryType::Dir;
         let is_file = entry.entry_type() == EntryType::File;
         let was_file = item.found.is_some_and(|found| found.is_file);
+        let key = Key::of(&entry, attributes.owner).map_err(ApplyError::reading(path))?;
         if self.options.in_place && is_file && was_file && item.has_links() {
-            return self.write_through(dir, name, item, &entry, &attributes);
+            self.write_through(dir, name, item, &entry, &attributes)?;
+            if let Some((key, found)) = key.zip(item.found) {
+                self.links.add(key, path, found.inode);
+            }
+            return Ok(());
         }
         let temporary = journal::temporary();
-        self.make(dir, &temporary, path, &entry, &attributes)?;
+        if !self.link(dir, &temporary, path, key)? {
+            self.make(dir, &temporary, path, &entry, &attributes)?;
+        }
+        if key.is_some() {
+            // After a kill, other names of the file are made of this one.
+            let made = dir.as_entry().and_then(|dir| dir.entry(&temporary));
+            if let Some(made) = made.map_err(ApplyError::reading(path))? {
+                let made = Written::of(path, &made).map_err(ApplyError::reading(path))?;
+                self.journal.wrote(&made)?;
+            }
+        }
         self.step()?;
         let how = match item.found {
             None => Rename::New,
@@ -241,10 +256,27 @@ impl Writer<'_> {
             return Ok(());
         }
         let written = dir.as_entry().and_then(|dir| dir.entry(name));
-        match written.map_err(ApplyError::reading(path))? {
-            Some(written) => self.wrote(path, &written),
-            None => Ok(()),
+        let Some(written) = written.map_err(ApplyError::reading(path))? else { return Ok(()) };
+        let inode = self.wrote(path, &written)?;
+        if let Some(key) = key {
+            self.links.add(key, path, inode);
         }
+        Ok(())
+    }
+
+    /// Makes a name of a file that was carried under another name. Returns false if there is none.
+    fn link(
+        &mut self,
+        dir: &Dir,
+        temporary: &[u8],
+        path: &[u8],
+        key: Option<Key>,
+    ) -> Result<bool, ApplyError> {
+        let Some(key) = key else { return Ok(false) };
+        let Some(inode) = self.links.inode(&key) else { return Ok(false) };
+        // The new name changes its ctime.
+        self.journal.touches(inode)?;
+        self.links.link(self.root, dir, temporary, &key).map_err(ApplyError::writing(path))
     }
 
     /// Makes the new state under a temporary name.
@@ -322,14 +354,13 @@ impl Writer<'_> {
         replace_attributes(&file, &attributes.borrow()).map_err(writing())
     }
 
-    /// Records a file as it is now.
-    fn wrote(&mut self, path: &[u8], entry: &Entry) -> Result<(), ApplyError> {
-        let entry = entry.again().map_err(ApplyError::reading(path))?;
-        let found = Found::of(&entry).map_err(ApplyError::reading(path))?;
-        let written = Written { path: path.to_vec(), inode: found.inode, ctime: found.ctime };
+    /// Records a file as it is now. Returns its inode.
+    fn wrote(&mut self, path: &[u8], entry: &Entry) -> Result<u64, ApplyError> {
+        let written = Written::of(path, entry).map_err(ApplyError::reading(path))?;
+        let inode = written.inode;
         self.journal.wrote(&written)?;
         self.written.push(written);
-        Ok(())
+        Ok(inode)
     }
 
     /// Sets the times of new directories, writes everything to the disk, and records the directories.

@@ -14,6 +14,7 @@ use super::{
         Applied, ApplyError, ApplyInput, ApplyOptions, ConflictReason, OnConflict, Refusals,
         SpecialReason, Written, apply,
     },
+    export::links,
     *,
 };
 use crate::{
@@ -259,6 +260,55 @@ fn a_file_with_several_names_is_written_through_on_request() {
     assert_eq!(applied.lost_links, [b"f"]);
     assert_eq!(fs::read_to_string(&store).unwrap(), "new\n");
     assert_carried(&copy);
+}
+
+#[test]
+fn names_of_one_file_that_are_carried_together_stay_names_of_one_file() {
+    let fill = |dir: &Path| shell(dir, "mkdir d; echo 1 > old; echo 2 > d/other");
+    let work = |merged: &Path| {
+        shell(
+            merged,
+            "echo new > a; ln a d/b; ln a z; ln -s nowhere l; ln l d/m; mkfifo p; ln p d/q; \
+             rm old; ln d/other old; echo alone > x; cp -p x y",
+        );
+    };
+    let copy = Copy::plain(fill);
+    work(&copy.merged);
+    let applied = run(&copy, now(), PLAIN).unwrap();
+    assert_carried(&copy);
+    // One name of `d/other` is not carried, because it did not change.
+    let names = [&["a", "d/b", "z"][..], &["d/m", "l"], &["d/q", "p"]];
+    let names: Vec<Vec<_>> = names
+        .iter()
+        .map(|names| names.iter().map(|name| name.as_bytes().to_vec()).collect())
+        .collect();
+    assert_eq!(links(&copy.dir), names);
+    // The link is no change by another process.
+    shell(&copy.merged, "echo newer > a");
+    let again = run_with(&copy, applied.started, PLAIN, &applied.written, &|| false).unwrap();
+    assert_eq!(lines(&again.carried), ["C /a", "C /d/b", "C /z"]);
+    assert_eq!(links(&copy.dir), names);
+    // Also after a kill at any step.
+    for kill_at in 1.. {
+        let copy = Copy::plain(fill);
+        work(&copy.merged);
+        let (since, steps) = (now(), Cell::new(0));
+        let stop = || {
+            steps.set(steps.get() + 1);
+            if steps.get() == kill_at {
+                resume_unwind(Box::new(()));
+            }
+            false
+        };
+        let killed = catch_unwind(AssertUnwindSafe(|| run_with(&copy, since, PLAIN, &[], &stop)));
+        if killed.is_ok() {
+            assert!(kill_at > 20, "{kill_at} steps");
+            break;
+        }
+        run(&copy, since, PLAIN).unwrap_or_else(|error| panic!("step {kill_at}: {error}"));
+        assert_carried(&copy);
+        assert_eq!(links(&copy.dir), names, "step {kill_at}");
+    }
 }
 
 #[test]

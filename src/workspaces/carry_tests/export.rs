@@ -4,7 +4,7 @@ use super::{super::ExportError, *};
 use crate::workspaces::export::export;
 
 /// The names of each file that has several.
-fn links(dir: &Path) -> Vec<Vec<Vec<u8>>> {
+pub(super) fn links(dir: &Path) -> Vec<Vec<Vec<u8>>> {
     let mut files = BTreeMap::<u64, Vec<Vec<u8>>>::new();
     for path in tree(dir).into_keys() {
         let at = dir.join(std::ffi::OsStr::from_bytes(&path));
