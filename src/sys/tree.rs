@@ -202,6 +202,11 @@ impl Dir {
         replace_attributes_of(&self.0, attributes)
     }
 
+    /// Sets the mtime of this directory.
+    pub fn set_mtime(&self, mtime: (i64, u32)) -> io::Result<()> {
+        Ok(futimens(&self.0, &times_of(mtime))?)
+    }
+
     /// Changes the owner of an entry. Its set-id bits and file capabilities stay, which the kernel clears.
     pub fn set_owner(&self, name: &[u8], (uid, gid): (u32, u32)) -> io::Result<()> {
         let name = component(name)?;
@@ -300,7 +305,11 @@ fn mode(attributes: &Attributes<'_>) -> Mode {
 }
 
 fn times(attributes: &Attributes<'_>) -> Timestamps {
-    let (seconds, nanos) = attributes.mtime;
+    times_of(attributes.mtime)
+}
+
+/// An mtime. The access time stays.
+fn times_of((seconds, nanos): (i64, u32)) -> Timestamps {
     Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.into() },

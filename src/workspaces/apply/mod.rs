@@ -17,7 +17,10 @@
 //!
 //! Names of one file that are carried together stay names of one file ([`links`]).
 //!
-//! Deliberately absent: the times of directories that exist, and the record of what was written, which the caller keeps.
+//! Files and new directories get the mtime that they have in the workspace. A directory that exists gets the present time if
+//! entries of it change, and else keeps its own.
+//!
+//! Deliberately absent: the record of what was written, which the caller keeps.
 
 mod check;
 pub(super) mod choose;
@@ -28,6 +31,7 @@ mod origin;
 mod plan;
 mod request;
 mod special;
+mod top;
 mod write;
 
 use std::path::PathBuf;

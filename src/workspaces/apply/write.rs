@@ -16,6 +16,7 @@ use super::{
     links::{Key, Links},
     plan::{Item, Plan},
     request::{ApplyInput, ApplyOptions, OnConflict, Written},
+    top::Top,
 };
 use crate::{
     changeset::Change,
@@ -46,7 +47,9 @@ pub(super) fn write(
     let dirs: BTreeSet<Vec<u8>> = parents.map(|(parent, _)| parent.to_vec()).collect();
     let new: Vec<_> =
         plan.items.iter().filter(|item| item.is_new).map(|item| item.path()).collect();
-    let journal = Journal::start(root, earlier, &dirs, &new)?;
+    let make = || Journal::start(root, earlier, &dirs, &new);
+    let (journal, top) = Top::around(root, plan, make).map_err(ApplyError::reading(b""))?;
+    let journal = journal?;
     let own: HashSet<_> = input.own.iter().map(|it| (it.inode, it.ctime)).collect();
     let check = Check::new(root, input, &own, earlier, options.git, &[]);
     let links = Links::of(root, after, earlier, plan).map_err(ApplyError::reading(b""))?;
@@ -59,6 +62,7 @@ pub(super) fn write(
         owner: plan.owner,
         journal,
         links,
+        top,
         copier,
         sharer,
         stop,
@@ -83,6 +87,8 @@ struct Writer<'a> {
     owner: (u32, u32),
     journal: Journal,
     links: Links,
+    /// `None` if entries of the directory itself change.
+    top: Option<Top>,
     copier: FileCopier,
     /// For files of a layer, with which the directory may share bytes.
     sharer: FileCopier,
@@ -95,7 +101,8 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn all(&mut self, plan: &Plan<'_>, dirs: &BTreeSet<Vec<u8>>) -> Result<(), ApplyError> {
-        for path in dirs {
+        // The journal changes the top, too.
+        for path in dirs.iter().chain(&[Vec::new()]) {
             // A missing one is made later.
             if let Some(found) = self.found(path).map_err(ApplyError::reading(path))? {
                 self.dirs.insert(path.clone(), found);
@@ -374,7 +381,9 @@ impl Writer<'_> {
         let synced = self.root.as_file().and_then(|root| durable::sync_filesystem(&root));
         synced.map_err(ApplyError::writing(b""))?;
         self.step()?;
-        self.root.remove_file(journal::NAME).map_err(ApplyError::writing(journal::NAME))?;
+        let remove = || self.root.remove_file(journal::NAME);
+        Top::after(self.top.take(), self.root, remove)
+            .map_err(ApplyError::writing(journal::NAME))?;
         let new: Vec<_> = self.new_dirs.iter().map(|(path, _)| path.clone()).collect();
         for path in self.dirs.keys().chain(&new) {
             let now = self.found(path).map_err(ApplyError::reading(path))?;

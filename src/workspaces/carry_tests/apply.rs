@@ -312,6 +312,42 @@ fn names_of_one_file_that_are_carried_together_stay_names_of_one_file() {
 }
 
 #[test]
+fn directories_whose_entries_change_get_the_present_time_and_others_keep_theirs() {
+    let copy = Copy::plain(|dir| {
+        shell(
+            dir,
+            "mkdir -p changed/sub same mode; echo 1 > changed/f; echo 1 > changed/sub/f; echo 1 > same/f; \
+             touch -d 2001-01-01 changed changed/sub same mode .",
+        );
+    });
+    shell(
+        &copy.merged,
+        "echo 2 > changed/f; mkdir changed/new; echo 3 > changed/new/f; chmod 700 mode; \
+         touch -d 2002-02-02 changed/new changed/f; touch -d 2003-03-03 changed same mode .",
+    );
+    let mtime = |path: &str| fs::metadata(copy.dir.join(path)).unwrap().mtime();
+    let old = mtime("same");
+    let since = now();
+    let applied = run(&copy, since, PLAIN).unwrap();
+    assert!(mtime("changed") >= since.0, "{}", mtime("changed"));
+    // Also the directory itself, although apply has a file of its own in it meanwhile.
+    assert_eq!(["same", "changed/sub", "mode", "."].map(mtime), [old; 4]);
+    let of_copy = |path: &str| fs::metadata(copy.merged.join(path)).unwrap().mtime();
+    for path in ["changed/new", "changed/f"] {
+        assert_eq!(mtime(path), of_copy(path), "{path}");
+    }
+    // That file is no change by another process.
+    shell(&copy.merged, "chmod 750 .");
+    let next = run_with(&copy, applied.started, PLAIN, &applied.written, &|| false).unwrap();
+    assert_eq!(lines(&next.carried), ["C /"]);
+    assert_eq!(mtime("."), old);
+    shell(&copy.merged, "echo 4 > top");
+    let (since, own) = (next.started, [applied.written, next.written].concat());
+    run_with(&copy, since, PLAIN, &own, &|| false).unwrap();
+    assert!(mtime(".") >= since.0);
+}
+
+#[test]
 fn one_apply_writes_to_a_directory_at_a_time() {
     let copy = Copy::plain(original);
     let lock = Lock::try_take(flock::open_dir(&copy.dir).unwrap(), Kind::Exclusive).unwrap();
