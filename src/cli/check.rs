@@ -39,7 +39,7 @@ use report::{Check, Report, Verdict};
 /// stacks.
 const MIN_OPEN_FILES: u64 = 1024;
 
-/// Report what this kernel and the store's disk support, with the reason and the fix for each "no"
+/// Report what this kernel and the disk of a store support. Each "no" has a reason and a fix
 #[derive(Debug, Args)]
 #[command(
     after_help = "The last line is for a report of a bug: the verdict, the kernel, the distribution and the file system.

@@ -158,6 +158,9 @@ fn exit_status(roff: &mut Roff, command: &str) {
     }
     entry(roff, "3", "With --no-wait: another command uses the workspace.");
     if ["ovl", "run", "shell", "step", "create"].contains(&command) {
+        if ["ovl", "run", "step"].contains(&command) {
+            entry(roff, "124", "The command ran longer than --timeout.");
+        }
         entry(roff, "126", "The command for the workspace cannot be executed.");
         entry(roff, "127", "There is no such command in the workspace.");
         entry(

@@ -20,6 +20,7 @@ mod check;
 mod controller;
 mod crd;
 mod failure;
+mod help;
 mod manual;
 #[cfg(test)]
 mod manual_tests;
@@ -146,7 +147,11 @@ pub fn main() -> ExitCode {
         words.remove(0);
         return kubectl::main(words);
     }
-    let cli = match kubectl::parsed::<Cli>(words) {
+    let command = match help::is_wanted(&words) {
+        true => help::grouped(Cli::command()),
+        false => Cli::command(),
+    };
+    let cli: Cli = match kubectl::parsed_by(command, words) {
         Ok(cli) => cli,
         Err(code) => return code,
     };

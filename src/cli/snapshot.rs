@@ -21,7 +21,7 @@ use crate::{
 /// How often the progress of a push is printed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Take and push snapshots of this node's volumes, where `ovl node` runs without a cluster
+/// Take and push snapshots of this node's volumes, on a node without a cluster
 #[derive(Debug, Args)]
 pub(super) struct SnapshotArgs {
     /// The socket of the node

@@ -52,7 +52,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-pub use parse::parsed;
+pub use parse::{parsed, parsed_by};
 // Used by `cli`, which only Linux has.
 #[cfg(target_os = "linux")]
 pub(crate) use {completion::ShellName, print::clean, table::plain as plain_table};

@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -60,6 +61,8 @@ pub struct RunOptions {
     pub read_only: bool,
     /// Standard input and output.
     pub stdio: Stdio,
+    /// When the command and all its processes are killed.
+    pub timeout: Option<Duration>,
 }
 
 /// Why a command was not run.
@@ -159,6 +162,7 @@ impl Workspace<'_> {
             hostname: is_tree
                 .then(|| self.name.as_str().chars().take(64).collect::<String>().into()),
             stdio: options.stdio,
+            timeout: options.timeout,
             cgroup: OwnGroup::make(self.name.as_str())
                 .inspect_err(|error| tracing::info!(%error, "the command has no cgroup of its own, and cannot be frozen"))
                 .ok(),

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("privileged_a_signal_without_a_handler_ends_the_command", default_signals),
     ("privileged_nothing_stays_when_the_caller_is_killed", killed_caller),
     ("privileged_nothing_stays_when_the_caller_is_killed_at_any_moment", killed_at_any_moment),
+    ("privileged_a_container_that_takes_too_long_is_killed_with_all_its_processes", timeout),
     ("privileged_the_processes_are_in_a_cgroup_of_their_own", own_cgroup),
 ];
 
@@ -88,6 +89,23 @@ fn killed_at_any_moment() {
             })
         });
     }
+}
+
+fn timeout() {
+    let world = World::new();
+    let command = format!("trap '' TERM HUP INT; {}", daemon("7654323"));
+    for terminal in [false, true] {
+        let spec = json!({ "timeout_ms": 700, "terminal": terminal, "cgroup": "late" });
+        let mut running = world.start(&command, spec);
+        running.wait_for("daemon");
+        until("the daemon runs", || !world.processes("7654323").is_empty());
+        assert_eq!(running.code(), 124);
+        assert_eq!((world.processes("7654323"), world.mounts()), (Vec::new(), Vec::new()));
+    }
+    assert_eq!(cgroups("late"), Vec::<String>::new());
+    // One that ends before has its own exit code.
+    let output = world.output(&["sh", "-c", "exit 7"], json!({ "timeout_ms": 60_000 }));
+    assert_eq!(output.status.code(), Some(7));
 }
 
 fn own_cgroup() {

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use ovl::{
@@ -69,6 +70,7 @@ fn run_spec(spec: &Value) -> ExitCode {
         user,
         net,
         hostname: text("hostname").map(OsString::from),
+        timeout: spec["timeout_ms"].as_u64().map(Duration::from_millis),
         stdio: Stdio {
             interactive: is("interactive"),
             terminal: is("terminal"),

@@ -1,14 +1,15 @@
 //! `ovl run` and `ovl shell`: commands in a workspace.
 
-use std::{env, ffi::OsString, io::IsTerminal as _, path::PathBuf};
+use std::{env, ffi::OsString, io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 
 use super::args::StoreArgs;
 use crate::{
-    cli::failure::Failure,
+    cli::{failure::Failure, values::duration},
     error::Explained,
+    format::span,
     layers::WorkspaceName,
     workspaces::{
         NameAt, OnLocked, RunError, RunOptions, Workspaces,
@@ -72,6 +73,7 @@ Examples:
   ovl run box -- make test                     a build in a copy
   ovl run box -it -- bash                      at a terminal
   ovl run box --transient -- ./try.sh          without a trace
+  ovl run box --timeout 10m -- make check      not longer than ten minutes
   ovl run box@good -- ./check.sh               from a snapshot, without a trace"
 )]
 pub(in crate::cli) struct RunArgs {
@@ -84,6 +86,9 @@ pub(in crate::cli) struct RunArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
+    /// Kill the command with all its processes after this time, such as 30s or 10m. The exit code is 124 then
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
     #[command(flatten)]
     place: Where,
     /// The command [default: that of the image]
@@ -114,7 +119,8 @@ impl RunArgs {
     pub(super) fn options(&self) -> Result<RunOptions, Failure> {
         let (interactive, terminal) = (self.interactive, self.tty);
         let stdio = Stdio { interactive, terminal, ..Stdio::default() };
-        Ok(RunOptions { argv: self.argv.clone(), stdio, ..options(&self.place, &self.name)? })
+        let (argv, timeout) = (self.argv.clone(), self.timeout);
+        Ok(RunOptions { argv, stdio, timeout, ..options(&self.place, &self.name)? })
     }
 
     /// The workspace of a command that takes no snapshot.
@@ -146,11 +152,20 @@ pub(super) fn shell(args: &ShellArgs) -> Result<u8, Failure> {
 fn start(place: &Where, name: &NameAt, options: RunOptions) -> Result<u8, Failure> {
     let all = place.store.open()?;
     let workspace = all.lock(&name.workspace, place.store.on_locked())?;
+    let timeout = options.timeout;
     let exit = workspace.run(options).map_err(failure)?;
     if let Some(error) = exit.not_in_cgroup {
         tracing::debug!(%error, "the command had no cgroup of its own");
     }
-    Ok(exit.code)
+    match timeout.filter(|_| exit.timed_out) {
+        None => Ok(exit.code),
+        Some(timeout) => {
+            let ended =
+                format!("the command and all its processes were killed after {}", span(timeout));
+            let ended = Explained::new(ended).why("it ran longer than --timeout allows");
+            Err(Failure::Code(ended.into(), exit.code))
+        }
+    }
 }
 
 /// The exit code of a command that was not run.

@@ -1,9 +1,9 @@
 //! Waits until one of several descriptors is ready.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{io, os::fd::BorrowedFd, time::Instant};
 
 use rustix::{
-    event::{PollFd, PollFlags, poll as rustix_poll},
+    event::{PollFd, PollFlags, Timespec, poll as rustix_poll},
     io::Errno,
 };
 
@@ -18,8 +18,11 @@ pub enum Interest {
     Nothing,
 }
 
-/// Waits until one of the descriptors is ready. Returns which ones are.
-pub fn poll<const N: usize>(wanted: [(BorrowedFd<'_>, Interest); N]) -> io::Result<[bool; N]> {
+/// Waits until one of the descriptors is ready, or until `end`. Returns which ones are ready; none of them at the end.
+pub fn poll<const N: usize>(
+    wanted: [(BorrowedFd<'_>, Interest); N],
+    end: Option<Instant>,
+) -> io::Result<[bool; N]> {
     let mut polled: Vec<_> = wanted
         .iter()
         .filter_map(|(fd, interest)| match interest {
@@ -28,9 +31,14 @@ pub fn poll<const N: usize>(wanted: [(BorrowedFd<'_>, Interest); N]) -> io::Resu
             Interest::Nothing => None,
         })
         .collect();
-    while let Err(error) = rustix_poll(&mut polled, None) {
-        if error != Errno::INTR {
-            return Err(error.into());
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        // A time that is too long for the kernel is none.
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match rustix_poll(&mut polled, left.as_ref()) {
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());

@@ -133,7 +133,7 @@ impl Init<'_> {
     fn until_end(&self, command: &Child) -> io::Result<u8> {
         loop {
             let wanted = [self.signals.as_fd(), self.requests.as_fd()];
-            let [has_signal, has_request] = poll(wanted.map(|fd| (fd, Interest::Read)))?;
+            let [has_signal, has_request] = poll(wanted.map(|fd| (fd, Interest::Read)), None)?;
             if has_signal {
                 // Only SIGCHLD matters. The others come from the terminal, and the command gets them too.
                 while self.signals.take()?.is_some() {}

@@ -16,11 +16,16 @@ use crate::sys::{
     freezer::OwnGroup,
 };
 
+/// The exit code of a command that ran longer than its timeout, as that of timeout(1).
+const TIMED_OUT: u8 = 124;
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Exit {
-    /// Its exit code; 128 + the number of the signal if a signal ended it.
+    /// Its exit code; 128 + the number of the signal if a signal ended it; [`TIMED_OUT`] if it ran longer than its timeout.
     pub code: u8,
+    /// Whether it was killed because it ran longer than its timeout.
+    pub timed_out: bool,
     /// Why it was not in the cgroup, and could not be frozen.
     pub not_in_cgroup: Option<io::Error>,
 }
@@ -58,7 +63,7 @@ pub fn run(mut container: Container, on_ready: impl FnOnce()) -> Result<Exit, Co
         None => fork_as_init(process_1),
     };
     let child = child.map_err(cannot("start process 1 of a PID namespace (it needs root)"))?;
-    let stdio = container.stdio;
+    let (stdio, timeout) = (container.stdio, container.timeout);
     let outer = prepared.pty.take().map(Pty::into_outer);
     let cgroup = container.cgroup.take();
     // Only the container keeps its mounts.
@@ -67,11 +72,13 @@ pub fn run(mut container: Container, on_ready: impl FnOnce()) -> Result<Exit, Co
     let not_in_cgroup = to_move.and_then(|cgroup| cgroup.add(child.id()).err());
     let relay = outer.map(|pty| Relay::new(pty, stdio)).transpose();
     let relay = relay.map_err(cannot("set up the terminal"))?;
-    let supervisor =
-        Supervisor { child: &child, signals: &signals, requests: requests_out, reports, relay };
-    let (code, report) = supervisor.wait(on_ready).map_err(cannot("wait for the command"))?;
-    match Report::parse(&report) {
+    let (child, signals, requests) = (&child, &signals, requests_out);
+    let supervisor = Supervisor { child, signals, requests, reports, relay, timeout };
+    let ended = supervisor.wait(on_ready).map_err(cannot("wait for the command"))?;
+    let (code, timed_out) = (ended.code, ended.timed_out);
+    match Report::parse(&ended.report) {
         Some(report) => Err(report.into()),
-        None => Ok(Exit { code, not_in_cgroup }),
+        None if timed_out => Ok(Exit { code: TIMED_OUT, timed_out, not_in_cgroup }),
+        None => Ok(Exit { code, timed_out, not_in_cgroup }),
     }
 }

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::bind::Bind;
@@ -36,6 +37,8 @@ pub struct Container {
     pub stdio: Stdio,
     /// The cgroup of all processes in the container. `None`: that of this process.
     pub cgroup: Option<OwnGroup>,
+    /// When all processes of the container are killed, counted from when its mounts are attached.
+    pub timeout: Option<Duration>,
 }
 
 /// What the container's `/` is.

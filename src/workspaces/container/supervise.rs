@@ -3,6 +3,7 @@
 use std::{
     io::{self, PipeReader, PipeWriter, Read as _, Write as _},
     os::fd::AsFd as _,
+    time::{Duration, Instant},
 };
 
 use super::relay::Relay;
@@ -27,6 +28,17 @@ pub(super) struct Supervisor<'a> {
     /// Where process 1 and the command report a failure.
     pub(super) reports: PipeReader,
     pub(super) relay: Option<Relay>,
+    /// How long the container may run.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// How process 1 ended.
+pub(super) struct Ended {
+    pub(super) code: u8,
+    /// The failure that was reported.
+    pub(super) report: Vec<u8>,
+    /// Whether it was killed because of the time.
+    pub(super) timed_out: bool,
 }
 
 /// Blocks the signals that a [`Supervisor`] reads.
@@ -36,9 +48,8 @@ pub(super) fn block_signals() -> io::Result<Signals> {
 }
 
 impl Supervisor<'_> {
-    /// Lets process 1 start, calls `on_ready` when all mounts are attached, and waits until it has ended. Returns its exit
-    /// code, and the failure that was reported.
-    pub(super) fn wait(mut self, on_ready: impl FnOnce()) -> io::Result<(u8, Vec<u8>)> {
+    /// Lets process 1 start, calls `on_ready` when all mounts are attached, and waits until it has ended.
+    pub(super) fn wait(mut self, on_ready: impl FnOnce()) -> io::Result<Ended> {
         self.request(START);
         let mut report = Vec::new();
         // It ends without a byte if process 1 was killed.
@@ -47,22 +58,29 @@ impl Supervisor<'_> {
             report.clear();
             on_ready();
         }
+        let mut end = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut timed_out = false;
         loop {
+            if end.is_some_and(|end| end <= Instant::now()) {
+                // With process 1, the kernel kills all processes of its namespace. It was not waited for.
+                self.child.signal(libc::SIGKILL)?;
+                (end, timed_out) = (None, true);
+            }
             let signals = (self.signals.as_fd(), Interest::Read);
             match &mut self.relay {
                 Some(relay) => {
                     let [input, output, space] = relay.wanted();
-                    let [_, ready @ ..] = poll([signals, input, output, space])?;
+                    let [_, ready @ ..] = poll([signals, input, output, space], end)?;
                     if !relay.copy(ready)? {
                         self.request(libc::SIGHUP.to_le_bytes()[0]);
                     }
                 }
-                None => drop(poll([signals])?),
+                None => drop(poll([signals], end)?),
             }
             while let Some(signal) = self.signals.take()? {
                 if signal.number == libc::SIGCHLD {
                     if let Some(code) = self.child.try_wait()? {
-                        return self.finish(code, report);
+                        return self.finish(code, report, timed_out);
                     }
                 } else {
                     self.handle(signal)?;
@@ -71,13 +89,13 @@ impl Supervisor<'_> {
         }
     }
 
-    fn finish(mut self, code: u8, mut report: Vec<u8>) -> io::Result<(u8, Vec<u8>)> {
+    fn finish(mut self, code: u8, mut report: Vec<u8>, timed_out: bool) -> io::Result<Ended> {
         if let Some(relay) = &mut self.relay {
             relay.copy_rest()?;
         }
         // All who could write have ended.
         self.reports.read_to_end(&mut report)?;
-        Ok((code, report))
+        Ok(Ended { code, report, timed_out })
     }
 
     fn handle(&mut self, signal: Received) -> io::Result<()> {
