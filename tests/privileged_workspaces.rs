@@ -248,3 +248,38 @@ fn privileged_forks_and_steps_for_programs() {
     assert!(text.contains("  sh -c 'echo out; echo one > /one'\n"), "{text}");
     assert!(text.contains("        └── failed  "), "{text}");
 }
+
+#[test]
+#[ignore = "needs root: mounts overlays"]
+fn privileged_names_are_completed_in_bash() {
+    let place = Place::new();
+    place.ok(&["create", "box", "--over", "original"]);
+    place.ok(&["fork", "box", "bat"]);
+    place.ok(&["snapshot", "box", "one"]);
+    let script = place.0.path().join("script");
+    fs::write(&script, place.ok(&["completion", "bash"])).unwrap();
+    let complete = |line: &str, store: &str| {
+        let text = r#"source "$1"; COMP_LINE="$2" COMP_POINT=${#2} COMP_WORDS=($2 "") COMP_CWORD=1
+            _ovl_names "$3" "" ""; printf '%s ' "${COMPREPLY[@]}""#;
+        let ovl = env!("CARGO_BIN_EXE_ovl");
+        let script = script.to_str().unwrap();
+        let output = Command::new("bash")
+            .args(["-c", text, "bash", script, line, ovl])
+            .env("OVL_ROOT", place.0.path().join(store))
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(complete("ovl run b", "store"), "bat box ");
+    assert_eq!(complete("ovl scrub bat bo", "store"), "box ");
+    assert_eq!(complete("ovl rollback box ", "store"), "postinit one ");
+    // A word of bash begins after the @.
+    assert_eq!(complete("ovl changes box@o", "store"), "one ");
+    assert_eq!(complete("ovl changes box --against ", "store"), "postinit one current bat ");
+    // Without a store that can be read there are only the commands and options of clap's script.
+    for store in ["nothing", "script"] {
+        assert!(!complete("ovl run b", store).contains("box"));
+    }
+    assert_eq!(fs::read_dir(place.0.path()).unwrap().count(), 3);
+}

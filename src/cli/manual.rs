@@ -1,6 +1,6 @@
 //! `ovl completion` and `ovl man`: the scripts for shells and the manual pages, made from the arguments.
 //!
-//! Deliberately absent: completion of the names of workspaces. Only root can read them, and clap has no stable way yet.
+//! Deliberately absent: how names of workspaces are completed (`complete`).
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +16,20 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::{failure::Failure, output::print};
+use super::{complete::with_names, failure::Failure, output::print};
 use crate::kubectl::ShellName;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
-#[command(after_help = "It completes commands and options, not the names of workspaces.
+#[command(
+    after_help = "It completes commands and options; for root, who can read the store, also the names of workspaces and snapshots.
 
 Examples:
   source <(ovl completion bash)                                  in this shell
   ovl completion bash > /etc/bash_completion.d/ovl               for all users
   ovl completion zsh > /usr/share/zsh/site-functions/_ovl
-  ovl completion fish > ~/.config/fish/completions/ovl.fish")]
+  ovl completion fish > ~/.config/fish/completions/ovl.fish"
+)]
 pub(super) struct CompletionArgs {
     /// The shell
     shell: ShellName,
@@ -46,7 +48,7 @@ pub(super) struct ManArgs {
 
 /// Prints the script.
 pub(super) fn completion(args: &CompletionArgs, root: Command) -> Result<(), Failure> {
-    Ok(print(&args.shell.script(root, "ovl")?)?)
+    Ok(print(&with_names(args.shell, args.shell.script(root, "ovl")?))?)
 }
 
 /// Writes the pages.

@@ -17,6 +17,7 @@
 //! Deliberately absent: code that another edge could need.
 
 mod check;
+mod complete;
 mod controller;
 mod crd;
 mod failure;
@@ -88,6 +89,9 @@ enum Command {
     NodeSnapshot(snapshot::SnapshotArgs),
     Completion(manual::CompletionArgs),
     Man(manual::ManArgs),
+    /// The names for the completion scripts
+    #[command(name = complete::COMMAND, hide = true)]
+    Complete(complete::CompleteArgs),
     #[command(hide = true)]
     Crd(crd::CrdArgs),
     /// The commands of the kubectl plugin, for Jobs that run the driver's image
@@ -110,6 +114,7 @@ impl Command {
             Self::Check(_)
             | Self::Workspace(_)
             | Self::NodeSnapshot(_)
+            | Self::Complete(_)
             | Self::Completion(_)
             | Self::Man(_)
             | Self::Crd(_)
@@ -165,6 +170,7 @@ pub fn main() -> ExitCode {
         | Command::Check(_)
         | Command::Workspace(_)
         | Command::NodeSnapshot(_)
+        | Command::Complete(_)
         | Command::Completion(_)
         | Command::Man(_)
         | Command::Crd(_)
@@ -191,6 +197,7 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::NodeSnapshot(args) => snapshot::run(&args),
+        Command::Complete(args) => complete::run(&args, Cli::command()),
         Command::Completion(args) => manual::completion(&args, Cli::command()),
         Command::Man(args) => manual::man(&args, Cli::command()),
         Command::Crd(args) => crd::run(&args),

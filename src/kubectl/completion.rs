@@ -185,7 +185,8 @@ pub(super) fn candidates(
     (candidates, cluster)
 }
 
-fn option<'c>(command: &'c Command, flag: &str) -> Option<&'c clap::Arg> {
+/// The option of a command that is written like this.
+pub(crate) fn option<'c>(command: &'c Command, flag: &str) -> Option<&'c clap::Arg> {
     let mut options = command.get_arguments();
     options.find(|option| match flag.strip_prefix("--") {
         Some(long) => option.get_long() == Some(long),

@@ -55,7 +55,11 @@ use tokio::runtime::Runtime;
 pub use parse::{parsed, parsed_by};
 // Used by `cli`, which only Linux has.
 #[cfg(target_os = "linux")]
-pub(crate) use {completion::ShellName, print::clean, table::plain as plain_table};
+pub(crate) use {
+    completion::{ShellName, option},
+    print::clean,
+    table::plain as plain_table,
+};
 
 use crate::telemetry;
 use args::{ClusterArgs, Output};
