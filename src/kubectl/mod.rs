@@ -58,6 +58,7 @@ pub use parse::{parsed, parsed_by};
 pub(crate) use {
     completion::{ShellName, option},
     print::clean,
+    progress::Progress,
     table::plain as plain_table,
 };
 

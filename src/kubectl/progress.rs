@@ -13,7 +13,7 @@ use super::print;
 const TICK: Duration = Duration::from_millis(120);
 
 /// The display of progress.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     shown: String,
 }
@@ -31,8 +31,14 @@ impl Progress {
         Self { bar, shown: String::new() }
     }
 
+    /// A display on stderr if that is a terminal.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn on_terminal() -> Option<Self> {
+        stderr().is_terminal().then(Self::new)
+    }
+
     /// Shows a line if it differs from the last one.
-    pub(super) fn show(&mut self, line: &str) {
+    pub(crate) fn show(&mut self, line: &str) {
         if self.shown == line {
             return;
         }

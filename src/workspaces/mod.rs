@@ -30,7 +30,7 @@
 //! |---|---|
 //! | `open` | opens a store for commands |
 //! | `name` | the names that users write |
-//! | `create`, `checks`, `sources` | new workspaces, what is refused, where layers come from |
+//! | `create`, `checks`, `sources`, `fetching` | new workspaces, what is refused, where layers come from, and how far they are |
 //! | `lock` | one workspace, locked |
 //! | `mounted` | mounts, and where the workspace is mounted |
 //! | `states`, `scrub` | snapshot, rollback, clean, remove; scrub |
@@ -66,6 +66,7 @@ mod create;
 mod error;
 mod explain;
 mod export;
+mod fetching;
 mod fork;
 mod freeze;
 mod gc;
@@ -104,6 +105,7 @@ pub use copied::{Copied, Moment, NotFrozen};
 pub use create::{CreateOptions, CreatedCopy};
 pub use error::{InUse, WorkspaceError};
 pub use export::ExportError;
+pub use fetching::Fetching;
 pub use images::{ListedImage, images};
 pub use list::Listed;
 pub use listed_states::{ListedLayer, ListedState};

@@ -10,7 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{copied::Copied, error::WorkspaceError};
+use super::{
+    copied::Copied,
+    error::WorkspaceError,
+    fetching::{Fetching, OnFetching},
+};
 use crate::{
     layers::{LayerStorage, Store, StoreLock, StoreSettings},
     overlay::{Feature, KernelFeatures, root_usable},
@@ -34,6 +38,8 @@ pub struct Workspaces {
     pub(super) store: Arc<Store>,
     /// Gets how each state of a mounted workspace was copied.
     pub(super) on_copied: fn(&Copied),
+    /// Gets how far each layer of an image is fetched.
+    pub(super) on_fetching: OnFetching,
 }
 
 /// The features that were found, and when that is true.
@@ -75,13 +81,19 @@ impl Workspaces {
             .staging
             .remove_abandoned()
             .map_err(WorkspaceError::disk("empty staging of", &root))?;
-        Ok(Self { store, mounts, features, on_copied: |_| {} })
+        let on_fetching = OnFetching::default();
+        Ok(Self { store, mounts, features, on_copied: |_| {}, on_fetching })
     }
 
     /// Calls `report` with how each state of a mounted workspace was copied.
     #[must_use]
     pub fn on_copied(self, report: fn(&Copied)) -> Self {
         Self { on_copied: report, ..self }
+    }
+
+    /// Calls `report` with how far each layer of an image is fetched. It must not block.
+    pub fn set_on_fetching(&mut self, report: impl Fn(&Fetching) + Send + Sync + 'static) {
+        self.on_fetching = OnFetching::new(report);
     }
 
     /// The directory of the store.

@@ -7,7 +7,10 @@ use std::{
     str::FromStr,
 };
 
-use super::{chains::is_chain_id, error::WorkspaceError, lock::OnLocked, open::Workspaces};
+use super::{
+    chains::is_chain_id, error::WorkspaceError, fetching::Fetching, lock::OnLocked,
+    open::Workspaces,
+};
 use crate::{
     changeset::{self, LayerFeatures, Limits},
     digest::{BlobDigest, ManifestDigest},
@@ -139,13 +142,15 @@ impl Workspaces {
         let open =
             async |layer: &LayerBlob| registries.blob(&image, layer, keyring).await.map_err(failed);
         let origin = |layer: &LayerBlob| origin_in_registry(&image, layer);
-        let keys = self.add_layers(Vec::new(), &image.layers, origin, open, stacked).await?;
+        let text = reference.to_string();
+        let layers = &image.layers;
+        let keys = self.add_layers(&text, Vec::new(), layers, origin, open, stacked).await?;
         let details = ImageDetails {
             index: image.index,
             config_digest: Some(image.config_digest),
             config: Some(image.config),
         };
-        self.record_image(&reference.to_string(), &keys, stacked, image.digest, details)
+        self.record_image(&text, &keys, stacked, image.digest, details)
     }
 
     async fn add_files(&self, text: &str, stacked: &mut Stacked) -> Result<(), WorkspaceError> {
@@ -154,7 +159,7 @@ impl Workspaces {
         let open = async |layer: &LayerBlob| local.blob(layer).map_err(failed);
         let origin = |layer: &LayerBlob| origin_in_files(text, layer.digest);
         let image = local.image();
-        let keys = self.add_layers(Vec::new(), &image.layers, origin, open, stacked).await?;
+        let keys = self.add_layers(text, Vec::new(), &image.layers, origin, open, stacked).await?;
         let details =
             ImageDetails { config: Some(image.config.clone()), ..ImageDetails::default() };
         self.record_image(text, &keys, stacked, ManifestDigest::new(image.digest), details)
@@ -163,22 +168,31 @@ impl Workspaces {
     /// Adds layers on top of those with `keys`, bottom first, without those that the store has. Returns the keys of all.
     async fn add_layers<B: Read + Send>(
         &self,
+        text: &str,
         mut keys: Vec<LayerKey>,
         layers: &[LayerBlob],
         origin: impl Fn(&LayerBlob) -> Origin,
         open: impl AsyncFn(&LayerBlob) -> Result<B, WorkspaceError>,
         stacked: &mut Stacked,
     ) -> Result<Vec<LayerKey>, WorkspaceError> {
-        for layer in layers {
+        for (number, layer) in layers.iter().enumerate() {
             if let Some(key) = self.use_layer(layer, &keys, stacked)? {
                 keys.push(key);
                 continue;
             }
             let LayerBlob { diff_id, format, size, .. } = *layer;
             let new = NewLayer { diff_id, format, origin: origin(layer) };
-            let key = match self.add(&new, size, alone(&keys), open(layer).await?) {
+            let at = Fetching {
+                image: text.to_owned(),
+                layer: number + 1,
+                layers: layers.len(),
+                done: 0,
+                size,
+            };
+            let counted = |blob| self.on_fetching.counted(blob, at.clone());
+            let key = match self.add(&new, size, alone(&keys), counted(open(layer).await?)) {
                 Err(error) if needs_below(&error) => {
-                    self.add(&new, size, Some(&keys), open(layer).await?)?
+                    self.add(&new, size, Some(&keys), counted(open(layer).await?))?
                 }
                 added => added?,
             };
@@ -219,7 +233,7 @@ impl Workspaces {
         let (media_type, compression) = (String::new(), Compression::None);
         let layer = LayerBlob { digest, size, media_type, format, compression, diff_id };
         let origin = |_: &LayerBlob| origin_in_files(text, digest);
-        self.add_layers(keys, &[layer], origin, async |_: &LayerBlob| open(), stacked).await
+        self.add_layers(text, keys, &[layer], origin, async |_: &LayerBlob| open(), stacked).await
     }
 
     /// A copy of a directory, as one layer.

@@ -1,6 +1,9 @@
 //! `ovl create`: a new workspace.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -10,10 +13,12 @@ use super::{args::StoreArgs, run::failure};
 use crate::{
     cli::{failure::Failure, output::say},
     error::Explained,
+    format,
     http_proxy::HttpProxies,
     image::{Hosts, Keyring, Registries},
+    kubectl,
     layers::WorkspaceName,
-    workspaces::{CreateOptions, NameAt, OnLocked, Source, Stacked, Workspaces},
+    workspaces::{CreateOptions, Fetching, NameAt, OnLocked, Source, Stacked, Workspaces},
 };
 
 /// Create a workspace: of images, over a directory, or from another workspace
@@ -135,17 +140,17 @@ fn create_tree(
     images: &[Source],
     options: &CreateOptions,
 ) -> Result<(), Failure> {
-    let all = args.store.open()?;
-    let stacked = args.registry.add_sources(&all, images)?;
+    let mut all = args.store.open()?;
+    let stacked = args.registry.add_sources(&mut all, images)?;
     let names = images.iter().map(ToString::to_string).collect();
     Ok(all.create_tree(&args.name, names, stacked, options)?)
 }
 
 impl RegistryArgs {
-    /// Brings the layers of images to the store.
+    /// Brings the layers of images to the store. Shows on a terminal how far they are.
     pub(super) fn add_sources(
         &self,
-        all: &Workspaces,
+        all: &mut Workspaces,
         images: &[Source],
     ) -> Result<Stacked, Failure> {
         let proxies = HttpProxies::from_env().map_err(|e| Failure::Unusable(e.into()))?;
@@ -159,8 +164,24 @@ impl RegistryArgs {
         let runtime = runtime.context("cannot start the runtime")?;
         let keyring = keyring(self.auth_file.as_deref())?;
         // It blocks this thread only, and the runtime has threads of its own for the network.
-        Ok(runtime.block_on(all.add_sources(images, &registries, &keyring))?)
+        if let Some(progress) = kubectl::Progress::on_terminal().map(Mutex::new) {
+            all.set_on_fetching(move |at| {
+                if let Ok(mut progress) = progress.lock() {
+                    progress.show(&fetching(at));
+                }
+            });
+        }
+        let added = runtime.block_on(all.add_sources(images, &registries, &keyring));
+        // It removes the line from the terminal.
+        all.set_on_fetching(|_| {});
+        Ok(added?)
     }
+}
+
+/// How far a layer is fetched.
+fn fetching(at: &Fetching) -> String {
+    let Fetching { image, layer, layers, done, size } = at;
+    format!("{image}: layer {layer} of {layers}, {}", format::part(*done, *size))
 }
 
 /// The credentials for registries.

@@ -198,8 +198,8 @@ fn add(
     sources: &[Source],
     output: Format,
 ) -> Result<(), Failure> {
-    let all = store.open()?;
-    let stacked = registry.add_sources(&all, sources)?;
+    let mut all = store.open()?;
+    let stacked = registry.add_sources(&mut all, sources)?;
     let images = sources.iter().zip(&stacked.manifests);
     let value =
         |(source, digest): (&Source, _)| json!({ "name": source.to_string(), "digest": digest });
