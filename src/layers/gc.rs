@@ -90,15 +90,19 @@ impl Store {
         Ok(round.end())
     }
 
-    /// Removes those of `layers` that no record needs. They are a workspace's own layers, which no volume has. Blocks.
+    /// Removes those of `layers` that no record needs. They are a workspace's own layers, which no volume has. An image can
+    /// have one: a layer was applied on top of it. Blocks.
     ///
     /// # Errors
     /// A record cannot be read: no layer is removed. Or a file system operation failed.
     pub fn collect_layers(&self, layers: &[LayerKey]) -> Result<GcStats, CollectError> {
         let _turn = self.rounds.turn()?;
         let mut round = Round::begin(self, || Ok(Roots::default()), Timestamp::MIN)?;
+        let images = self.images.by_last_use()?;
+        let kept: HashSet<LayerKey> =
+            images.iter().flat_map(|image| &image.layers).copied().collect();
         for key in layers {
-            if !round.roots.layers.contains(key) {
+            if !round.roots.layers.contains(key) && !kept.contains(key) {
                 round.remove(key);
             }
         }

@@ -105,6 +105,21 @@ fn unreachable_layers_are_removed_after_the_grace_period() {
     assert!(!store.layers.has(&leased));
 }
 
+/// A layer can be applied on top of a snapshot of a workspace. The two are then an image.
+#[test]
+fn a_layer_of_a_workspace_stays_while_an_image_names_it() {
+    let dir = TempDir::new().unwrap();
+    let store = store(dir.path());
+    let layer = add(&store, "own");
+    let (manifest, details) = (ManifestDigest::of(b"manifest"), ImageDetails::default());
+    store.images.put("a:1", manifest, &[layer], &details).unwrap();
+    assert_eq!(store.collect_layers(&[layer]).unwrap().layers, 0);
+    assert!(store.layers.has(&layer));
+    store.images.untag("a:1").unwrap();
+    store.remove_image(&manifest, false).unwrap();
+    assert!(!store.layers.has(&layer));
+}
+
 /// Sets the year of a layer's `added` time in its metadata, as if the clock was changed since then.
 fn set_added(dir: &Path, layer: &LayerKey, year: u16) {
     let path = dir.join("layers").join(layer.dir_name()).join("layer.json");
