@@ -30,6 +30,15 @@ pub const WHITEOUTS: &str = "trusted.overlay.whiteouts";
 /// is the entry in the index.
 pub const NLINK: &str = "trusted.overlay.nlink";
 
+/// On a directory in which the inode number of an entry comes from another layer.
+pub const IMPURE: &str = "trusted.overlay.impure";
+
+/// On the root of an upper: the UUID of the overlay.
+pub const UUID: &str = "trusted.overlay.uuid";
+
+/// Attributes by which overlay protects a file, such as `i` for immutable.
+pub const PROTATTR: &str = "trusted.overlay.protattr";
+
 /// Whether overlay uses the attribute itself, also in a user namespace.
 pub fn is_overlays(name: &[u8]) -> bool {
     name.starts_with(PREFIX.as_bytes()) || name.starts_with(b"user.overlay.")

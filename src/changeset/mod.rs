@@ -106,7 +106,7 @@ pub(crate) use archive::archive_of;
 pub use archive::{Member, members};
 pub use diff::{
     Change, CompareError, Comparison, Difference, PackError, PackOptions, Packed, Property,
-    compare, pack, xattrs,
+    compare, pack, tree_digest, xattrs,
 };
 pub use diff_id::diff_id_of;
 pub use error::{EntryName, Exceeded, InvalidLayer, UnpackError};
@@ -115,6 +115,7 @@ pub use layers_below::{EntryBelow, EntryBelowKind, LayersBelow, LookupBelow};
 pub use limits::Limits;
 #[cfg(any(test, fuzzing))]
 pub(crate) use list::{ListedKind, list};
+pub use overlay_xattrs::is_redirect;
 pub use path::PathError;
 pub use pax_value::PaxError;
 

@@ -86,16 +86,20 @@ fn set(xattrs: &mut Xattrs, name: &str, value: &[u8]) -> Result<(), InvalidLayer
     xattrs.set(name, value).map_err(|why| InvalidLayer::Xattr { name: EntryName::new(name), why })
 }
 
-/// The redirect, if it is an absolute path or a single name, and leads only downwards.
-fn checked(redirect: &[u8]) -> Result<&[u8], InvalidLayer> {
+/// Whether a redirect is an absolute path or a single name, and leads only downwards.
+pub fn is_redirect(redirect: &[u8]) -> bool {
     let path = redirect.strip_prefix(b"/");
     let is_part = |part: &[u8]| !matches!(part, b"" | b"." | b"..");
     let leads_down = path.unwrap_or(redirect).split(|b| *b == b'/').all(is_part);
     let is_name = path.is_some() || !redirect.contains(&b'/');
-    if leads_down && is_name && redirect.len() <= REDIRECT_MOST && !redirect.contains(&0) {
-        Ok(redirect)
-    } else {
-        Err(InvalidLayer::Redirect(EntryName::new(redirect)))
+    leads_down && is_name && redirect.len() <= REDIRECT_MOST && !redirect.contains(&0)
+}
+
+/// The redirect, if it is one.
+fn checked(redirect: &[u8]) -> Result<&[u8], InvalidLayer> {
+    match is_redirect(redirect) {
+        true => Ok(redirect),
+        false => Err(InvalidLayer::Redirect(EntryName::new(redirect))),
     }
 }
 

@@ -1,17 +1,19 @@
 //! Adds a layer to the store: unpacks it into staging, verifies its digest, syncs it and renames it into place.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::Path,
 };
 
 use super::{
+    content_digest::ContentDigest,
     dir,
     error::AddError,
     key::{ChainId, LayerKey},
-    layer_meta::{LayerMeta, LayerStorage},
+    layer_meta::LayerMeta,
+    layer_storage::LayerStorage,
     provenance::{self, Origin},
     reservation::Reservation,
     reserve_error::ReserveError,
@@ -23,7 +25,6 @@ use crate::{
     digest::DiffId,
     error::Class,
     media_type::Format,
-    spill::Scratch,
     sys::durable::{self, Amount, at},
 };
 
@@ -116,17 +117,27 @@ impl Layers {
         durable::create_dir(dir, 0o700).map_err(disk_error)?;
 
         let job = UnpackJob { layer, key, below, reservation };
-        let unpacked = self.unpack(dir, job, blob)?;
-        if self.storage == LayerStorage::Dir {
+        let limits = Limits {
+            budget: self.budget.clone(),
+            scratch: reservation.scratch(),
+            ..Limits::default()
+        };
+        let (image, unpacked) = self.unpack(dir, job, &limits, blob)?;
+        let path = dir.join(LayerStorage::Erofs.content());
+        let sync = || durable::sync_file(&image).map_err(at("sync", &path));
+        let content = if self.storage == LayerStorage::Dir {
+            sync().map_err(disk_error)?;
             // Holes of the image stay holes in the directory tree.
-            let allocated =
-                fs::metadata(dir.join(LayerStorage::Erofs.content())).map_err(disk_error)?.blocks()
-                    * 512;
+            let allocated = image.metadata().map_err(disk_error)?.blocks() * 512;
             reservation.write(allocated).map_err(ReserveError::into_io).map_err(disk_error)?;
             let dirty = Amount { files: unpacked.entries, bytes: allocated };
-            lay_out(dir, dirty, &reservation.scratch()).map_err(disk_error)?;
-        }
-        LayerMeta::new(self.storage, *format, &unpacked, chain).write(dir).map_err(disk_error)?;
+            lay_out(dir, dirty, &limits)
+        } else {
+            ContentDigest::while_syncing(&path, LayerStorage::Erofs, &limits, sync)
+        };
+        let content = content.map_err(disk_error)?;
+        let meta = LayerMeta::new(self.storage, *format, &unpacked, chain, content);
+        meta.write(dir).map_err(disk_error)?;
         provenance::write(dir, std::slice::from_ref(origin)).map_err(disk_error)?;
         self.ages.arrived(&key);
         match durable::rename(dir, &self.dirs.of(&key)) {
@@ -139,35 +150,33 @@ impl Layers {
         Ok(key)
     }
 
-    /// Writes the layer's image into `directory` and syncs it.
+    /// Writes the layer's image into `directory`. Syncs nothing.
     fn unpack(
         &self,
         directory: &Path,
         job: UnpackJob<'_>,
+        limits: &Limits,
         blob: impl Read + Send,
-    ) -> Result<Unpacked, AddError> {
+    ) -> Result<(File, Unpacked), AddError> {
         let UnpackJob { layer, key, below, reservation } = job;
         let NewLayer { diff_id, format, .. } = layer;
         let disk_error = |source: io::Error| AddError::Disk { diff_id: *diff_id, source };
         let path = directory.join(LayerStorage::Erofs.content());
         let image = create(&path).map_err(disk_error)?;
-        let (budget, scratch) = (self.budget.clone(), reservation.scratch());
-        let limits = Limits { budget, scratch, ..Limits::default() };
         let uuid = key.uuid();
         let out = ReservedFile::new(&image, reservation);
         let unpacked = match (format, below) {
-            (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, &limits),
-            (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, &limits),
+            (Format::Native, _) => changeset::native_to_erofs(blob, uuid, out, limits),
+            (Format::Portable, None) => changeset::layer_to_erofs(blob, uuid, out, limits),
             (Format::Portable, Some(below)) => {
-                changeset::layer_to_erofs_with_layers_below(blob, uuid, out, &limits, below.files)
+                changeset::layer_to_erofs_with_layers_below(blob, uuid, out, limits, below.files)
             }
         };
         let unpacked = unpacked.map_err(|source| AddError::Unpack { diff_id: *diff_id, source })?;
         if unpacked.diff_id != *diff_id {
             return Err(AddError::DiffId { expected: *diff_id, found: unpacked.diff_id });
         }
-        durable::sync_file(&image).map_err(at("sync", &path)).map_err(disk_error)?;
-        Ok(unpacked)
+        Ok((image, unpacked))
     }
 
     /// Replaces an error of a full disk by one with the numbers that the administrator needs.
@@ -190,16 +199,19 @@ impl Layers {
 }
 
 /// Replaces the image in `directory` by a directory tree with the same content, whose bytes are synced. The layer
-/// metadata is written and synced after this, which also brings the tree's file system metadata to the disk.
-fn lay_out(directory: &Path, dirty: Amount, scratch: &Scratch) -> io::Result<()> {
+/// metadata is written and synced after this, which also brings the tree's file system metadata to the disk. Returns the
+/// digest of the tree.
+fn lay_out(directory: &Path, dirty: Amount, limits: &Limits) -> io::Result<Option<ContentDigest>> {
     let (image, to) = (
         directory.join(LayerStorage::Erofs.content()),
         directory.join(LayerStorage::Dir.content()),
     );
     durable::create_dir(&to, 0o700)?;
-    dir::lay_out(&File::open(&image)?, &to, scratch).map_err(at("lay out", &to))?;
-    durable::sync_tree(&to, dirty).map_err(at("sync", &to))?;
-    durable::remove_file(&image)
+    dir::lay_out(&File::open(&image)?, &to, &limits.scratch).map_err(at("lay out", &to))?;
+    let sync = || durable::sync_tree(&to, dirty).map_err(at("sync", &to));
+    let content = ContentDigest::while_syncing(&to, LayerStorage::Dir, limits, sync)?;
+    durable::remove_file(&image)?;
+    Ok(content)
 }
 
 fn create(path: &Path) -> io::Result<File> {

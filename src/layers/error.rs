@@ -200,6 +200,18 @@ pub enum LowerError {
     /// The layer is not in the store.
     #[error("layer {0} is not in the store")]
     Absent(LayerKey),
+    /// `ovl fsck --repair` has moved it away.
+    #[error(
+        "layer {key} was damaged or missing, and is in the quarantine {place}; why.json there says what was wrong; pull or import \
+         its image again, or move the layer back to the directory that why.json names",
+        place = place.display()
+    )]
+    Quarantined {
+        /// The layer.
+        key: LayerKey,
+        /// Its entry in the quarantine.
+        place: PathBuf,
+    },
     /// Its `layer.json` cannot be read.
     #[error(
         "layer {key}: {source}; an administrator must stop the driver on this node and remove the layer's \
@@ -238,7 +250,7 @@ impl LowerError {
     /// The class of the failure for the caller.
     pub fn class(&self) -> Class {
         match self {
-            Self::Absent(_) => Class::Precondition,
+            Self::Absent(_) | Self::Quarantined { .. } => Class::Precondition,
             Self::Metadata { .. } | Self::Damaged { .. } => Class::Corrupt,
             Self::Mount { source, .. } => source.class(),
         }

@@ -5,12 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    error::LowerError,
-    key::LayerKey,
-    layer_meta::{LayerMeta, LayerStorage},
-};
+use super::{error::LowerError, key::LayerKey, layer_meta::LayerMeta, layer_storage::LayerStorage};
 use crate::sys::{du, durable::at};
+
+/// The directory of damaged layers and records: see `quarantine.rs`.
+pub(super) const QUARANTINE: &str = "quarantine";
 
 /// The directory `layers/` of a store.
 #[derive(Debug, Clone)]
@@ -38,6 +37,17 @@ impl LayerDirs {
         self.of(key).is_dir()
     }
 
+    /// The entry of a layer that is or was in quarantine.
+    pub(super) fn quarantined(&self, key: &LayerKey) -> Option<PathBuf> {
+        let entry = self.0.parent()?.join(QUARANTINE).join(Self::quarantine_name(key));
+        entry.is_dir().then_some(entry)
+    }
+
+    /// The name of the entry of a layer in quarantine.
+    pub(super) fn quarantine_name(key: &LayerKey) -> String {
+        format!("layer-{}", key.dir_name())
+    }
+
     /// The keys of all layers, damaged ones too. A directory whose name is not a digest was not created by the store
     /// and is ignored.
     pub(super) fn keys(&self) -> io::Result<Vec<LayerKey>> {
@@ -53,7 +63,10 @@ impl LayerDirs {
     /// The metadata of a layer.
     pub(super) fn meta(&self, key: &LayerKey) -> Result<LayerMeta, LowerError> {
         if !self.has(key) {
-            return Err(LowerError::Absent(*key));
+            return Err(match self.quarantined(key) {
+                Some(place) => LowerError::Quarantined { key: *key, place },
+                None => LowerError::Absent(*key),
+            });
         }
         LayerMeta::read(&self.of(key)).map_err(|source| LowerError::Metadata { key: *key, source })
     }

@@ -1,11 +1,16 @@
-//! A layer's metadata: the file `layer.json`, which never changes.
+//! A layer's metadata: the file `layer.json`. It never changes, except that a layer without a content digest gets one.
 
 use std::{fs, io, path::Path};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::key::{ChainId, LayerKey};
+use super::{
+    access::Access,
+    content_digest::ContentDigest,
+    key::{ChainId, LayerKey},
+    layer_storage::LayerStorage,
+};
 use crate::{
     changeset::{LayerFeatures, Unpacked},
     digest::DiffId,
@@ -45,28 +50,11 @@ pub(super) struct LayerMeta {
     /// The overlay features that a mount with this layer must enable.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(super) features: LayerFeatures,
+    /// The digest of what lies on the disk. `None` for a layer of an earlier version, or one that was made of an upper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) content: Option<ContentDigest>,
     /// When it was added, by the wall clock.
     pub(super) added: Timestamp,
-}
-
-/// How a layer is stored on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LayerStorage {
-    /// One EROFS image, `layer.erofs`.
-    Erofs,
-    /// A directory tree, `diff/`.
-    Dir,
-}
-
-impl LayerStorage {
-    /// The name of the image file or of the tree's root in the layer's directory.
-    pub(super) fn content(self) -> &'static str {
-        match self {
-            Self::Erofs => "layer.erofs",
-            Self::Dir => "diff",
-        }
-    }
 }
 
 /// The contents of a snapshot layer.
@@ -98,6 +86,7 @@ impl LayerMeta {
         format: Format,
         unpacked: &Unpacked,
         below: Option<ChainId>,
+        content: Option<ContentDigest>,
     ) -> Self {
         Self {
             storage,
@@ -110,6 +99,7 @@ impl LayerMeta {
             opaque_root: unpacked.opaque_root,
             has_unnamed: unpacked.has_unnamed,
             features: unpacked.features,
+            content,
             added: Timestamp::now(),
         }
     }
@@ -127,6 +117,7 @@ impl LayerMeta {
             opaque_root: false,
             has_unnamed: false,
             features: contents.features,
+            content: None,
             added: Timestamp::now(),
         }
     }
@@ -157,6 +148,21 @@ impl LayerMeta {
         fs::read(&path)
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
             .map_err(at("read", &path))
+    }
+
+    /// Adds the content digest to the metadata of the layer in `dir`. Fields of a later version stay.
+    pub(super) fn add_content(
+        dir: &Path,
+        content: &ContentDigest,
+        access: &Access,
+    ) -> io::Result<()> {
+        let path = dir.join("layer.json");
+        let read = fs::read(&path).and_then(|bytes| {
+            Ok(serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&bytes)?)
+        });
+        let mut fields = read.map_err(at("read", &path))?;
+        fields.insert("content".to_owned(), serde_json::to_value(content)?);
+        access.replace(&path, &serde_json::to_vec_pretty(&fields)?)
     }
 
     /// Writes the metadata into `dir`, durably.
@@ -191,5 +197,6 @@ mod tests {
             (Some(key), Some(key), false)
         );
         assert_eq!(read.features, LayerFeatures::default());
+        assert_eq!(read.content, None);
     }
 }

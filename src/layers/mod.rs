@@ -6,7 +6,8 @@
 //!   store.json                        format and id
 //!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; for its key see `key.rs`
 //!   layers/<key, hex>/diff/           or the layer as a directory tree; snapshot layers: see `snapshot_layer.rs`
-//!   layers/<key, hex>/layer.json      the layer's metadata; never changes
+//!   layers/<key, hex>/layer.json      the layer's metadata, with the digest of its content; it never changes, except that
+//!                                     a layer without a digest gets one
 //!   layers/<key, hex>/origins.json    the repositories that delivered its bytes; replaced whole for a new one
 //!   staging/<n>/                      a layer that is being added or removed; entries of an earlier process are
 //!                                     removed in the background
@@ -19,6 +20,7 @@
 //!   workspaces/<name>/workspace.json  the layers and the named states of a workspace
 //!   steps/<key, hex>.json             the layer that a command has made of a state
 //!   workspaces/<name>/                the rest of it is owned by the module `workspaces`
+//!   quarantine/<name>/                damaged layers and records that `ovl fsck --repair` has moved: see `quarantine.rs`
 //!   spare/                            in a shared store: space for commands that free space: see `spare.rs`
 //!   frozen/                           owned by the module `snapshots`
 //!   starts/                           owned by the module `snapshots`
@@ -74,8 +76,10 @@ mod access;
 mod add;
 mod add_with_layers_below;
 mod ages;
+mod content_digest;
 mod dir;
 mod error;
+mod fsck;
 mod gc;
 mod gc_stats;
 #[cfg(test)]
@@ -87,6 +91,7 @@ mod key;
 mod known_image;
 mod layer_dirs;
 mod layer_meta;
+mod layer_storage;
 mod lease;
 mod lease_files;
 mod lock_holders;
@@ -96,6 +101,7 @@ mod power_tests;
 #[cfg(test)]
 mod privileged_tests;
 mod provenance;
+mod quarantine;
 mod reader;
 mod reservation;
 mod reserve_error;
@@ -125,17 +131,21 @@ mod workspace_records;
 pub use crate::changeset::LayerFeatures;
 pub use add::NewLayer;
 pub use add_with_layers_below::Place;
+pub use content_digest::ContentDigest;
 pub use error::{AddError, CollectError, ImagesError, LowerError, OpenError};
+pub use fsck::{Fault, FsckProgress, FsckReport, Subject, Unchecked};
 pub use gc::{Roots, Watermarks};
 pub use gc_stats::{GcStats, RemovedImage};
 pub use image_record::{ImageDetails, ImageRecord};
 pub use images::ImageRecords;
 pub use key::{ChainId, LayerKey};
-pub use layer_meta::{LayerStorage, SnapshotContents};
+pub use layer_meta::SnapshotContents;
+pub use layer_storage::LayerStorage;
 pub use lease::{Lease, Leases};
 pub use lock_holders::LockHolders;
 pub use mounted_layer::OpenLayer;
 pub use provenance::{Origin, Origins, PackedBlob};
+pub use quarantine::quarantined_workspace;
 pub use reader::{LayerInfo, Read, StoreReader, Unreadable};
 pub use reservation::{DiskLimits, DiskSpace, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};

@@ -8,7 +8,7 @@ use std::{collections::HashMap, fs, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{error::LowerError, key::LayerKey, layer_dirs::LayerDirs, layer_meta::LayerStorage};
+use super::{error::LowerError, key::LayerKey, layer_dirs::LayerDirs, layer_storage::LayerStorage};
 use crate::{
     changeset::LayerFeatures,
     sys::mounts::{Detached, Mounts, mount_image},

@@ -146,7 +146,7 @@ impl Origins {
 }
 
 /// The path of `origins.json` in a layer's directory.
-fn path(dir: &Path) -> PathBuf {
+pub(super) fn path(dir: &Path) -> PathBuf {
     dir.join("origins.json")
 }
 
@@ -155,7 +155,7 @@ pub(super) fn write(dir: &Path, origins: &[Origin]) -> io::Result<()> {
     durable::write_atomic(&path(dir), &serde_json::to_vec_pretty(origins)?)
 }
 
-fn read(dir: &Path) -> io::Result<Vec<Origin>> {
+pub(super) fn read(dir: &Path) -> io::Result<Vec<Origin>> {
     let path = path(dir);
     match fs::read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

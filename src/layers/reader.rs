@@ -20,8 +20,10 @@ use super::{
     image_record::ImageRecord,
     key::LayerKey,
     layer_dirs::LayerDirs,
-    layer_meta::{LayerMeta, LayerStorage},
+    layer_meta::LayerMeta,
+    layer_storage::LayerStorage,
     snapshots::{self, SnapshotRecord},
+    step_records::{self, StepKey},
     store::read_id,
     workspace_record::{WorkspaceName, WorkspaceRecord},
     workspace_records,
@@ -119,6 +121,34 @@ impl StoreReader {
             }
         }
         Ok(Read { found, unreadable })
+    }
+
+    /// The layers that steps have made, in the order of their file names.
+    ///
+    /// # Errors
+    /// The records cannot be listed.
+    pub fn steps(&self) -> io::Result<Read<Vec<(StepKey, LayerKey)>>> {
+        self.records("steps", step_records::read_named)
+    }
+
+    /// The keys of all layers, sorted, damaged ones too.
+    ///
+    /// # Errors
+    /// The layers cannot be listed.
+    pub(super) fn keys(&self) -> io::Result<Vec<LayerKey>> {
+        let mut keys = missing_is_empty(self.dirs.keys())?;
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// The entry of a layer that is or was in quarantine.
+    pub(super) fn quarantined(&self, layer: &LayerKey) -> Option<PathBuf> {
+        self.dirs.quarantined(layer)
+    }
+
+    /// The directory of a layer.
+    pub(super) fn dir_of(&self, layer: &LayerKey) -> PathBuf {
+        self.dirs.of(layer)
     }
 
     /// The layers, by key.

@@ -15,7 +15,8 @@ use std::{
 
 use super::{
     key::LayerKey,
-    layer_meta::{LayerMeta, LayerStorage, SnapshotContents},
+    layer_meta::{LayerMeta, SnapshotContents},
+    layer_storage::LayerStorage,
     snapshot_id::SnapshotId,
     stored_layers::Layers,
 };

@@ -14,7 +14,8 @@ use std::{io, path::PathBuf};
 
 use super::{
     key::LayerKey,
-    layer_meta::{LayerMeta, LayerStorage, SnapshotContents},
+    layer_meta::{LayerMeta, SnapshotContents},
+    layer_storage::LayerStorage,
     snapshot_id::SnapshotId,
     staging::StagedDir,
     stored_layers::Layers,

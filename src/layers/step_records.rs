@@ -154,6 +154,19 @@ impl StepRecords {
     }
 }
 
+/// Reads a record, with the key that its file is named after.
+pub(super) fn read_named(path: &Path) -> Result<(StepKey, LayerKey), String> {
+    let bytes = fs::read(path).map_err(|e| e.to_string())?;
+    let record: StepRecord = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    if record.format != FORMAT {
+        let format = record.format;
+        return Err(format!("its format is {format}, this version reads format {FORMAT}"));
+    }
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let key = format!("sha256:{name}").parse().map_err(|_| "its name is not that of a step")?;
+    Ok((StepKey::new(key), record.layer))
+}
+
 fn read(path: &Path) -> io::Result<Option<StepRecord>> {
     match fs::read(path) {
         Ok(bytes) => {

@@ -4,11 +4,14 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use super::{
+    access::Access,
     ages::Ages,
+    content_digest::ContentDigest,
     error::LowerError,
     key::LayerKey,
     layer_dirs::LayerDirs,
-    layer_meta::{LayerMeta, LayerStorage},
+    layer_meta::LayerMeta,
+    layer_storage::LayerStorage,
     mounted_layer::{MountedLayers, OpenLayer},
     provenance::Origins,
     reservation::DiskSpace,
@@ -24,6 +27,7 @@ pub struct Layers {
     pub(super) ages: Ages,
     pub(super) origins: Arc<Origins>,
     pub(super) staging: Arc<Staging>,
+    pub(super) access: Access,
     pub(super) disk: Arc<DiskSpace>,
     pub(super) budget: Arc<Budget>,
     /// How new layers are stored.
@@ -67,10 +71,28 @@ impl Layers {
     pub(super) fn unlink_unsynced(&self, key: &LayerKey) -> io::Result<PathBuf> {
         let staged = self.staging.path();
         durable::rename_unsynced(&self.dirs.of(key), &staged)?;
+        self.forget(key);
+        Ok(staged)
+    }
+
+    /// Forgets what this process knows of a layer whose directory was renamed away.
+    pub(super) fn forget(&self, key: &LayerKey) {
         self.origins.forget(key);
         self.ages.removed(key);
         self.mounted.close(key);
-        Ok(staged)
+    }
+
+    /// Records the digest of a layer's content, which [`StoreReader::fsck`](super::StoreReader::fsck) has computed. Returns
+    /// false if the layer is gone.
+    ///
+    /// # Errors
+    /// The metadata cannot be read or written.
+    pub fn record_content(&self, key: &LayerKey, content: &ContentDigest) -> io::Result<bool> {
+        let dir = self.dirs.of(key);
+        match LayerMeta::add_content(&dir, content, &self.access) {
+            Err(_) if !dir.is_dir() => Ok(false),
+            added => added.map(|()| true),
+        }
     }
 
     /// Waits until the rename of [`Layers::unlink_unsynced`] is on the disk.

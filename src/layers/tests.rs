@@ -220,7 +220,10 @@ fn a_directory_layer_is_a_lower_too() {
     add(&node.store, &new, &tar[..]).unwrap();
     let dir = node.dir.path().join("layers").join(new.key_alone().dir_name());
     let text = fs::read_to_string(dir.join("layer.json")).unwrap();
-    fs::write(dir.join("layer.json"), text.replace("\"erofs\"", "\"dir\"")).unwrap();
+    let mut meta: serde_json::Value = serde_json::from_str(&text).unwrap();
+    meta["form"] = "dir".into();
+    meta.as_object_mut().unwrap().remove("content");
+    fs::write(dir.join("layer.json"), meta.to_string()).unwrap();
     assert!(matches!(node.store.layers.lower(&new.key_alone()), Err(LowerError::Mount { .. })));
     assert_eq!(node.store.verify().unwrap().len(), 1);
     fs::create_dir(dir.join("diff")).unwrap();
@@ -246,8 +249,8 @@ fn verify_finds_truncated_swapped_and_lost_layers() {
     fs::write(image(2), vec![0; fs::metadata(image(2)).unwrap().len() as usize]).unwrap();
     let findings = node.store.verify().unwrap();
     let what = |n: usize| &findings.iter().find(|f| f.key == ids[n]).unwrap().what;
-    assert!(what(0).contains("but its superblock says"), "{}", what(0));
-    assert!(what(1).contains("another layer's"), "{}", what(1));
+    assert!(what(0).contains("were written"), "{}", what(0));
+    assert!(what(1).contains("another layer"), "{}", what(1));
     assert!(what(2).contains("superblock"), "{}", what(2));
     assert_eq!(findings.len(), 3);
     fs::remove_file(image(3)).unwrap();

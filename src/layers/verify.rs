@@ -1,19 +1,11 @@
 //! Verifies that the layers on the disk are the ones that were written.
 //!
-//! A layer's image has no checksum over all its bytes. It is not written from front to back, so a hash would need to
-//! read it again, which takes a tenth of a pull's time. The tar's digest does not help, because the image has the bytes
-//! in another order. So each image is read to its end, which finds read errors of the disk. Its superblock, size and
-//! UUID are compared, which finds truncated and exchanged images. Detecting bytes that changed without a read error is
-//! left to file systems with checksums.
+//! The checks are those of `fsck`. Here each layer has a lease meanwhile, so the process that has the store can call it.
 
-use std::{fs::File, io, path::Path};
+use std::io;
 
-use super::{
-    key::LayerKey,
-    layer_meta::{LayerMeta, LayerStorage},
-    store::Store,
-};
-use crate::erofs::Image;
+use super::{fsck::check_layer, key::LayerKey, store::Store};
+use crate::changeset::Limits;
 
 /// A damaged layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,48 +23,18 @@ impl Store {
     /// The layers cannot be listed, or a lease of one cannot be taken.
     pub fn verify(&self) -> io::Result<Vec<DamagedLayer>> {
         let mut damaged = Vec::new();
+        let scratch = self.staging.scratch();
+        let limits = Limits { budget: self.budget.clone(), scratch, ..Limits::default() };
         for key in self.layers.dirs.keys()? {
             // A layer that was garbage collected meanwhile is not damaged.
             let Some(_lease) = self.leases.take_if_present(&[key])? else { continue };
-            if let Err(what) = check(&self.layers.dirs.of(&key), &key) {
-                damaged.push(DamagedLayer { key, what });
-            }
+            let checked = check_layer(&self.layers.dirs.of(&key), &key, &limits, &|_| {});
+            damaged.extend(checked.faults.into_iter().map(|fault| DamagedLayer {
+                key,
+                what: format!("{}: {}", fault.path.display(), fault.what),
+            }));
         }
         damaged.sort_by_key(|layer| layer.key);
         Ok(damaged)
     }
-}
-
-fn check(dir: &Path, key: &LayerKey) -> Result<(), String> {
-    let meta = LayerMeta::read(dir).map_err(|e| e.to_string())?;
-    match meta.key() {
-        Some(known) if known == *key => {}
-        Some(other) => return Err(format!("its layer.json is of the layer {other}")),
-        None => return Err("its layer.json has neither a key nor a diff ID".to_owned()),
-    }
-    let content = dir.join(meta.storage.content());
-    match meta.storage {
-        LayerStorage::Erofs => {
-            let unreadable = |e: io::Error| format!("{} cannot be read: {e}", content.display());
-            image(File::open(&content).map_err(unreadable)?, &meta, key).map_err(unreadable)?
-        }
-        LayerStorage::Dir if content.is_dir() => Ok(()),
-        LayerStorage::Dir => Err(format!("{} is not a directory", content.display())),
-    }
-}
-
-/// Checks an image. The outer error is one of the disk, the inner one says how the image is damaged.
-fn image(mut file: File, meta: &LayerMeta, key: &LayerKey) -> io::Result<Result<(), String>> {
-    let uuid_found = match Image::open(&file) {
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(Err(e.to_string())),
-        opened => opened?.uuid(),
-    };
-    let (found, written) = (io::copy(&mut file, &mut io::sink())?, meta.image_bytes);
-    if found != written {
-        return Ok(Err(format!("its image has {found} bytes, but {written} were written")));
-    }
-    if uuid_found != key.uuid() {
-        return Ok(Err("its image is another layer's: the UUID differs".to_owned()));
-    }
-    Ok(Ok(()))
 }

@@ -131,6 +131,12 @@ impl WorkspaceRecords {
         }
     }
 
+    /// Runs `change`, which moves the directory of a workspace.
+    pub(super) fn moving(&self, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _guard = self.names_lock.lock()?;
+        change()
+    }
+
     /// Removes a workspace with everything in its directory. The caller has the workspace's lock, and the workspace is not
     /// mounted.
     pub fn remove(&self, name: &WorkspaceName) -> io::Result<()> {

@@ -81,6 +81,13 @@ pub(super) fn xattrs(source: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     xattrs.collect()
 }
 
+/// Overlay's own extended attributes of `source`, as they are there: pairs of name and value.
+pub(super) fn overlay_xattrs(source: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let list = read(|buffer| listxattr(source, buffer))?;
+    let names = list.split(|byte| *byte == 0).filter(|name| name.starts_with(PREFIX.as_bytes()));
+    names.map(|name| Ok((name.to_vec(), read(|buffer| getxattr(source, name, buffer))?))).collect()
+}
+
 /// Whether an extended attribute is a label. A security module sets it itself, and does not allow that it is removed.
 pub(super) fn is_label(name: &[u8]) -> bool {
     name.starts_with(b"security.") && name != b"security.capability"

@@ -145,6 +145,11 @@ impl Entry {
         attributes::xattrs(&self.proc_path())
     }
 
+    /// Overlay's own extended attributes, as they are in this tree: pairs of name and value.
+    pub fn overlay_xattrs(&self) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        attributes::overlay_xattrs(&self.proc_path())
+    }
+
     /// The handle by which the file system finds this entry under any name. `None` if the file system has none.
     pub fn handle(&self) -> io::Result<Option<FileHandle>> {
         file_handle::of(&self.fd)

@@ -18,6 +18,57 @@ pub(super) fn data(content: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
     }
 }
 
+/// The parts of a file that are not holes, by its bytes alone: equal files have equal parts on every file system. A hole
+/// is a whole piece of 64 KiB at a multiple of that, all zeros. The last piece of a file is none if it is shorter.
+pub(super) fn canonical_data(content: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
+    if size < HOLES_FROM {
+        return Ok(if size == 0 { Vec::new() } else { vec![(0, size)] });
+    }
+    let mut block = vec![0; ZEROS as usize];
+    let mut found = CanonicalData::default();
+    let whole = size / ZEROS * ZEROS;
+    for (start, len) in crate::sys::tree_reader::data_ranges(content)? {
+        let end = (start + len).div_ceil(ZEROS).saturating_mul(ZEROS).min(whole);
+        let mut at = (start / ZEROS * ZEROS).max(found.end());
+        while at < end && !found.is_full() {
+            content.read_exact_at(&mut block, at)?;
+            if block.iter().any(|byte| *byte != 0) {
+                found.add(at, at + ZEROS);
+            }
+            at += ZEROS;
+        }
+    }
+    if found.is_full() {
+        // The rest is one part, whatever it contains.
+        let end = found.end();
+        found.add(end, size);
+    } else if whole < size {
+        found.add(whole, size);
+    }
+    Ok(found.0.into_iter().map(|(start, end)| (start, end - start)).collect())
+}
+
+/// Parts of a file as starts and ends, sorted and apart.
+#[derive(Default)]
+struct CanonicalData(Vec<(u64, u64)>);
+
+impl CanonicalData {
+    fn end(&self) -> u64 {
+        self.0.last().map_or(0, |(_, end)| *end)
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.len() > ZEROS_MOST
+    }
+
+    fn add(&mut self, from: u64, to: u64) {
+        match self.0.last_mut() {
+            Some((_, end)) if *end == from => *end = to,
+            _ => self.0.push((from, to)),
+        }
+    }
+}
+
 /// Removes long runs of zeros from these parts. Recently written data is in the page cache, so reading it twice costs
 /// little.
 fn without_zeros(content: &File, data: Vec<(u64, u64)>) -> io::Result<Vec<(u64, u64)>> {

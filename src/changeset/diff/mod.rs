@@ -60,11 +60,12 @@ pub use difference::{Change, CompareError, Difference, Property};
 pub use error::PackError;
 pub use options::PackOptions;
 
+use native::HolesOf;
 use tar::Tar;
 
 use super::{Compression, Format, Limits};
 use crate::{
-    digest::{BlobDigest, DiffId},
+    digest::{BlobDigest, DiffId, Digest},
     sys::mounts::Detached,
 };
 
@@ -104,7 +105,9 @@ pub fn pack(
             let tar = Tar::new(sink);
             let tar = match (options.format, uppers) {
                 (Format::Portable, uppers) => portable::pack(uppers, merged, options, tar, &share)?,
-                (Format::Native, [upper]) => native::pack(upper, options, tar, &share)?,
+                (Format::Native, [upper]) => {
+                    native::pack(upper, options, HolesOf::FileSystem, tar, &share)?
+                }
                 (Format::Native, uppers) => return Err(PackError::Several(uppers.len())),
             };
             tar.finish()
@@ -112,4 +115,23 @@ pub fn pack(
     let tar_sink::Written { diff_id, digest, size, tar_bytes } = written;
     let compression = options.compression;
     Ok(Packed { diff_id, digest, size, tar_bytes, entries, compression })
+}
+
+/// The digest of a tree: of its native tar without compression, whose holes are where its bytes say so. Equal trees have
+/// equal digests, on every file system and in every version. `out` gets the tar, for example to count its bytes.
+///
+/// # Errors
+/// The tree cannot be read, or it has something that no tar can hold.
+pub fn tree_digest(
+    tree: &Detached,
+    limits: &Limits,
+    out: &mut (dyn Write + Send),
+) -> Result<Digest, PackError> {
+    let (format, compression) = (Format::Native, Compression::None);
+    let options = PackOptions { format, compression, clamp: None, owner: None };
+    let share = limits.budget.share();
+    let (_, written) = tar_sink::run(compression, limits.clone(), &share, out, |sink| {
+        native::pack(tree, &options, HolesOf::Bytes, Tar::new(sink), &share)?.finish()
+    })?;
+    Ok(*written.diff_id.digest())
 }

@@ -4,7 +4,7 @@
 
 use super::{
     PackError, PackOptions,
-    holes::data,
+    holes::{canonical_data, data},
     metadata::{EntryMetadata, UpperXattrs, is_whiteout, special},
     tar::{Holes, Kind, Tar},
     walk_memory::WalkMemory,
@@ -19,16 +19,26 @@ use crate::{
     },
 };
 
+/// Where the holes of a file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HolesOf {
+    /// Where the file system has them, and where there are long runs of zeros.
+    FileSystem,
+    /// Where the bytes of the file say so: the same on every file system.
+    Bytes,
+}
+
 /// Writes all entries of the layer.
 pub(super) fn pack<'s>(
     upper: &Detached,
     options: &PackOptions,
+    holes: HolesOf,
     tar: Tar<'s>,
     share: &Share,
 ) -> Result<Tar<'s>, PackError> {
     let root = Entry::root(upper).map_err(PackError::reading(b"/"))?;
     let known = WalkMemory::new(&tar.limits().scratch, share);
-    let mut walk = Walk { tar, options, known };
+    let mut walk = Walk { tar, options, holes, known };
     walk.entry(&[], &root)?;
     Ok(walk.tar)
 }
@@ -36,6 +46,7 @@ pub(super) fn pack<'s>(
 struct Walk<'p, 's> {
     tar: Tar<'s>,
     options: &'p PackOptions,
+    holes: HolesOf,
     known: WalkMemory<'p>,
 }
 
@@ -71,10 +82,12 @@ impl Walk<'_, '_> {
             }
             EntryType::File => {
                 let content = entry.open().map_err(failed)?;
-                let data = match upper.metacopy {
-                    true => Vec::new(),
-                    false => data(&content, metadata.size).map_err(failed)?,
+                let data = match self.holes {
+                    _ if upper.metacopy => Ok(Vec::new()),
+                    HolesOf::FileSystem => data(&content, metadata.size),
+                    HolesOf::Bytes => canonical_data(&content, metadata.size),
                 };
+                let data = data.map_err(failed)?;
                 self.tar.file(path, &metadata, Holes::Sparse, &marks, &content, &data)
             }
             EntryType::Symlink => {
