@@ -25,7 +25,11 @@ use axum::{
 use bytes::Bytes;
 use csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest, node_client::NodeClient};
 use futures::{StreamExt as _, stream};
-use ovl::{digest::Digest, layers::Store, sys::mounts::LinuxMounts};
+use ovl::{
+    digest::Digest,
+    layers::{Store, StoreReader},
+    sys::mounts::LinuxMounts,
+};
 use serde_json::json;
 use support::{Driver, Node, OVL, TIMEOUT, until_done};
 use tokio::{task::JoinSet, time::sleep};
@@ -285,6 +289,8 @@ async fn privileged_a_node_that_is_killed_at_any_moment_recovers_at_the_next_sta
         assert_eq!(node.unfinished(), Vec::<PathBuf>::new(), "round {round}");
         assert_eq!(node.loops(), Vec::<String>::new(), "round {round}");
         let store = Store::open(&node.path("disk/store"), Arc::new(LinuxMounts)).unwrap();
+        let checked = StoreReader::open(store.root()).unwrap().unwrap().fsck(&|_| {}).unwrap();
+        assert_eq!((checked.faults, checked.unchecked), (Vec::new(), Vec::new()), "round {round}");
         assert_eq!(Arc::new(store).verify().unwrap(), [], "round {round}");
     }
     assert!(node.log().contains("layer removed"), "the disk was never too full");

@@ -10,8 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ovl::workspaces::Workspaces;
-
 #[path = "support/place.rs"]
 mod place;
 
@@ -32,7 +30,7 @@ impl Place {
         let (one, other) = (NAMES[pick(3)], NAMES[pick(3)]);
         let state = ["s", "t"][pick(2)];
         let text = format!("echo {} > file-{}; mkdir -p d; rm -f sub/file", pick(100), pick(3));
-        let words: Vec<&str> = match pick(13) {
+        let words: Vec<&str> = match pick(15) {
             0 => vec!["create", one, "--over", "original"],
             1 => vec!["create", one, "--from", other],
             2 => vec!["fork", one, other],
@@ -44,6 +42,8 @@ impl Place {
             9 => vec!["mount", one],
             10 => vec!["umount", one],
             11 => vec!["gc"],
+            12 => vec!["fsck"],
+            13 => vec!["fsck", "--record", "--repair"],
             _ => vec!["run", one, "--", "sh", "-c", &text],
         };
         words.into_iter().map(str::to_owned).collect()
@@ -71,9 +71,12 @@ impl Place {
             let changes = self.run(&["changes", name]);
             assert!(changes.status.success(), "{changes:?}");
         }
-        let workspaces = Workspaces::open(&store, &[]).unwrap();
-        assert_eq!(workspaces.store().verify().unwrap(), []);
-        drop(workspaces);
+        // Without a lock, and then as a command that removes what killed ones have left.
+        for words in [&["fsck"][..], &["fsck", "--record", "--repair"]] {
+            let checked = self.run(words);
+            assert!(checked.status.success(), "{checked:?}");
+        }
+        assert!(!store.join("quarantine").exists());
         for part in ["staging", "reservations"] {
             assert_eq!(fs::read_dir(store.join(part)).unwrap().count(), 0, "{part}");
         }

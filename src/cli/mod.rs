@@ -6,6 +6,7 @@
 //! | 1 | the command failed; `ovl check`: the directory cannot hold a store | read stderr; another try may help |
 //! | 2 | arguments or settings cannot be used, or changes would be lost; nothing was started | fix them first; `--yes` |
 //! | 3 | with `--no-wait`: another command uses the workspace | try again |
+//! | 4 | `ovl fsck`: faults remain | the output says what to do about each |
 //!
 //! An error of one volume or image never ends the process. It is the response to its own call.
 //!
@@ -59,7 +60,7 @@ const EXAMPLES: &str = "\
 Workspaces need root. `ovl COMMAND --help` has all options and examples of a command.
 
 Exit codes: 0 done; 1 failed; 2 the arguments cannot be used, or changes would be lost; 3 with --no-wait: another
-command uses the workspace. `ovl run` has the exit code of its command.
+command uses the workspace; 4 `ovl fsck` found faults. `ovl run` has the exit code of its command.
 
 Examples:
   ovl create box --over ~/project     a copy of a directory, without copying it

@@ -4,7 +4,7 @@
 //!
 //! Deliberately absent: how it is printed (`cli`).
 
-use std::{fmt, io};
+use std::{fmt, io, path::Path};
 
 use super::{
     applied::ApplyFailure,
@@ -17,7 +17,10 @@ use super::{
 use crate::{
     error::Explained,
     format,
-    layers::{AddError, OpenError, ReserveError, WorkspaceBase, WorkspaceName},
+    layers::{
+        AddError, LowerError, OpenError, ReserveError, WorkspaceBase, WorkspaceName,
+        quarantined_workspace,
+    },
 };
 
 /// What to do about a full disk.
@@ -41,8 +44,7 @@ impl WorkspaceError {
                     .why(why)
                     .fix(format!("{}; or choose another directory with --root", check.fix))
             }
-            Self::Unknown { name, root } => Explained::new(format!("there is no workspace {name}"))
-                .fix(format!("`ovl list` shows those of {}", root.display())),
+            Self::Unknown { name, root } => unknown(name, root),
             Self::UnknownState { workspace, state, known } => {
                 Explained::new(format!("workspace {workspace} has no snapshot {state}"))
                     .fix(Known(workspace, known).to_string())
@@ -121,6 +123,11 @@ impl WorkspaceError {
             ))
             .fix("let `ovl node` remove layers there, or choose another store with --root"),
             Self::Disk(error) => on_disk(error),
+            Self::Lower(LowerError::Quarantined { key, place }) => Explained::because(format!(
+                "layer {key} was damaged or missing, and `ovl fsck --repair` moved it to the quarantine {}",
+                place.display()
+            ))
+            .fix("pull or import its image again, or move it back to where why.json there says"),
             Self::Lower(error) => Explained::because(error.to_string()),
             Self::Plan(error) => Explained::because(error.to_string()),
             Self::Overlay(error) => Explained::because(error.to_string()),
@@ -148,6 +155,19 @@ fn other_base(both: &[(WorkspaceName, WorkspaceBase); 2]) -> Explained {
         "compare workspaces that were made of the same images or over the same directory; for trees, `ovl layer changes {one} \
          {other}` compares any two"
     ))
+}
+
+fn unknown(name: &WorkspaceName, root: &Path) -> Explained {
+    let what = Explained::new(format!("there is no workspace {name}"));
+    match quarantined_workspace(root, name) {
+        Some(place) => what
+            .why(format!(
+                "its record could not be read, and `ovl fsck --repair` moved it to the quarantine {}",
+                place.display()
+            ))
+            .fix("why.json there says what was wrong, and where to move it back to"),
+        None => what.fix(format!("`ovl list` shows those of {}", root.display())),
+    }
 }
 
 fn in_use(action: &str, name: &str, how: &InUse) -> Explained {

@@ -39,6 +39,7 @@
 //! | `view` | states as read-only trees |
 //! | `fork`, `list`, `gc` | the commands of these names |
 //! | `listed_states` | the states of one workspace, as `list` shows them |
+//! | `fsck` | what is done about faults of a store |
 //! | `chains`, `stack` | the states of a store by ChainID, and the states that the commands of layers name |
 //! | `images` | the images of a store, and layers that are applied by hand |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
@@ -69,6 +70,9 @@ mod export;
 mod fetching;
 mod fork;
 mod freeze;
+mod fsck;
+#[cfg(test)]
+mod fsck_tests;
 mod gc;
 mod image_config;
 mod images;
@@ -106,6 +110,7 @@ pub use create::{CreateOptions, CreatedCopy};
 pub use error::{InUse, WorkspaceError};
 pub use export::ExportError;
 pub use fetching::Fetching;
+pub use fsck::Repaired;
 pub use images::{ListedImage, images};
 pub use list::Listed;
 pub use listed_states::{ListedLayer, ListedState};

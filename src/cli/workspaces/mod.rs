@@ -7,6 +7,7 @@ mod args;
 mod changes;
 mod create;
 mod export;
+mod fsck;
 mod image;
 mod layer;
 mod list;
@@ -60,6 +61,7 @@ pub(super) enum WorkspaceCommand {
     Shell(Box<run::ShellArgs>),
     Step(Box<step::StepArgs>),
     Gc(GcArgs),
+    Fsck(fsck::FsckArgs),
     Image(image::ImageArgs),
     Layer(layer::LayerArgs),
 }
@@ -116,6 +118,7 @@ impl WorkspaceCommand {
                 format!("cannot run a step in workspace {}", args.run.name)
             }
             Self::Gc(_) => "cannot remove unused images and layers".to_owned(),
+            Self::Fsck(_) => "cannot check the store".to_owned(),
             Self::Image(args) => args.about(),
             Self::Layer(args) => args.about(),
         }
@@ -147,6 +150,7 @@ fn run_command(command: &WorkspaceCommand) -> Result<u8, Failure> {
         WorkspaceCommand::Gc(args) => gc(args),
         WorkspaceCommand::Image(args) => image::run(args),
         WorkspaceCommand::Layer(args) => layer::run(args),
+        WorkspaceCommand::Fsck(args) => return fsck::run(args),
         WorkspaceCommand::Run(args) => return run::run(args),
         WorkspaceCommand::Shell(args) => return run::shell(args),
         WorkspaceCommand::Step(args) => return step::run(args),
