@@ -97,18 +97,25 @@ fn mounts_of(store: &Path) -> Vec<String> {
 fn privileged_commands_that_are_killed_leave_a_whole_store_and_no_mount() {
     let (place, mut seed) = (Place::new(), 0x9e37_79b9_7f4a_7c15_u64);
     assert!(place.run(&["create", "a", "--over", "original"]).status.success());
-    let mut ended = 0;
+    // How long a command takes on this machine, at its present load.
+    let usual = || {
+        let since = Instant::now();
+        assert!(place.run(&["list"]).status.success());
+        since.elapsed()
+    };
+    let (mut longest, mut ended) = (usual(), 0);
     for round in 0..200_u64 {
         let words = place.random(&mut seed);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut command = place.ovl(&words);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        sleep(Duration::from_micros(seed % 25_000));
+        sleep(longest.mul_f64(2.0 * (seed % 1000) as f64 / 1000.0));
         ended += u32::from(child.try_wait().unwrap().is_some());
         let _ = child.kill();
         child.wait().unwrap();
         if round % 20 == 19 {
             place.check();
+            longest = usual();
         }
     }
     // Otherwise the moments of the kills say nothing.

@@ -153,10 +153,7 @@ pub fn main() -> ExitCode {
         words.remove(0);
         return kubectl::main(words);
     }
-    let command = match help::is_wanted(&words) {
-        true => help::grouped(Cli::command()),
-        false => Cli::command(),
-    };
+    let command = help::command_for(&words, Cli::command());
     let cli: Cli = match kubectl::parsed_by(command, words) {
         Ok(cli) => cli,
         Err(code) => return code,

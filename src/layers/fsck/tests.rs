@@ -109,7 +109,7 @@ impl Place {
             crate::layers::SnapshotRecord { stack: vec![layer], ..snapshot_record("snap") };
         self.store.snapshots.put(record).unwrap();
         let step = StepKey::new(Digest::of(b"step"));
-        self.store.steps.put(&step, layer).unwrap();
+        self.store.steps.put(&step, layer, Vec::new()).unwrap();
         let mut record = workspace();
         record.below.push(layer);
         let (name, taken) = ("s".parse().unwrap(), Timestamp::now());
