@@ -76,7 +76,7 @@ fn stages(at: &Path, bounds: MemoryLimits) {
 
     let (blob, image) = (at.join("blob"), at.join("image"));
     let (format, compression) = (Format::Portable, Compression::Zstd);
-    let packing = PackOptions { format, compression, clamp: None, owner: None };
+    let packing = PackOptions { format, compression, clamp: None, owner: None, hides_below: false };
     let packed = peak("pack", bounds, || {
         let tree = LinuxMounts.open_dir(&to).unwrap();
         let mut out = File::create_new(&blob).unwrap();

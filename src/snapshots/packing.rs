@@ -120,14 +120,19 @@ fn pack(
     let PackJob { stack, own_layers: own, owner, format, compression, written, .. } = job;
     let file = inner.store.staging.unnamed_file()?;
     let trees = &stack[stack.len() - own..];
-    let trees = trees.iter().map(|key| inner.store.layers.lower(key).map(|lower| lower.tree));
-    let trees = trees.collect::<Result<Vec<_>, _>>()?;
-    let trees: Vec<_> = trees.iter().map(AsRef::as_ref).collect();
+    let lowers = trees.iter().map(|key| inner.store.layers.lower(key));
+    let lowers = lowers.collect::<Result<Vec<_>, _>>()?;
+    let trees: Vec<_> = lowers.iter().map(|lower| lower.tree.as_ref()).collect();
     let merged = inner.volumes.view(stack, *owner)?;
     let (budget, scratch) = (inner.store.budget.clone(), inner.store.disk.scratch());
     let limits = Limits { budget, scratch, ..Limits::default() };
-    let packing =
-        PackOptions { format: *format, compression: *compression, clamp: None, owner: *owner };
+    let packing = PackOptions {
+        format: *format,
+        compression: *compression,
+        clamp: None,
+        owner: *owner,
+        hides_below: lowers.iter().any(|lower| lower.opaque_root),
+    };
     let mut out = CancellableWriter::new(&file, inner.store.root(), stop)
         .counting(written)
         .within(&reservation);

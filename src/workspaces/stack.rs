@@ -227,8 +227,13 @@ impl Workspaces {
     ) -> Result<Packed, WorkspaceError> {
         let trees = self.state_trees(state, parent)?;
         let layers: Vec<&Detached> = trees.layers.iter().map(|layer| &**layer).collect();
-        let options =
-            PackOptions { format, compression: Compression::None, clamp: None, owner: None };
+        let options = PackOptions {
+            format,
+            compression: Compression::None,
+            clamp: None,
+            owner: None,
+            hides_below: trees.hides_all,
+        };
         pack(&layers, &trees.after, &options, &self.limits(), out).map_err(|error| {
             WorkspaceError::Source { text: state.text.clone(), why: error.to_string() }
         })

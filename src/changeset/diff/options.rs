@@ -16,4 +16,6 @@ pub struct PackOptions {
     pub clamp: Option<i64>,
     /// The owner that was exchanged with root in the volume. It is exchanged back. `None` changes no owner.
     pub owner: Option<Owner>,
+    /// One of the packed trees hides everything below it. The root of a tree cannot say so. For portable layers.
+    pub hides_below: bool,
 }

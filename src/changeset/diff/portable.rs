@@ -37,7 +37,7 @@ pub(super) fn pack<'s>(
     let uppers = uppers.iter().map(|tree| root(tree)).collect::<Result<Vec<_>, _>>()?;
     let known = WalkMemory::new(&tar.limits().scratch, share);
     let mut walk = Walk { tar, options, known, path: Vec::new() };
-    walk.dir(&root(merged)?, &uppers, false)?;
+    walk.dir(&root(merged)?, &uppers, options.hides_below)?;
     Ok(walk.tar)
 }
 
@@ -51,7 +51,7 @@ struct Walk<'p, 's> {
 
 impl Walk<'_, '_> {
     /// Writes a directory. `uppers`: the same directory in the uppers that have it, bottom first. `replaces`: another upper
-    /// has something else there.
+    /// has something else there, or it is a root that hides everything below.
     fn dir(&mut self, merged: &Entry, uppers: &[Entry], replaces: bool) -> Result<(), PackError> {
         self.write_entry(merged, Kind::Dir)?;
         let mut hides = replaces;

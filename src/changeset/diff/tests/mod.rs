@@ -16,7 +16,7 @@ use crate::sys::{
 };
 
 fn packing(format: Format, compression: Compression) -> PackOptions {
-    PackOptions { format, compression, clamp: None, owner: None }
+    PackOptions { format, compression, clamp: None, owner: None, hides_below: false }
 }
 
 const PORTABLE: PackOptions = PackOptions {
@@ -24,12 +24,14 @@ const PORTABLE: PackOptions = PackOptions {
     compression: Compression::None,
     clamp: None,
     owner: None,
+    hides_below: false,
 };
 const NATIVE: PackOptions = PackOptions {
     format: Format::Native,
     compression: Compression::None,
     clamp: None,
     owner: None,
+    hides_below: false,
 };
 
 /// Packs a directory that is both the layer and the merged tree.

@@ -77,6 +77,20 @@ fn a_packed_tree_is_unpacked_unchanged() {
 }
 
 #[test]
+fn a_tree_that_hides_everything_below_is_packed_as_such() {
+    let scratch = TestDir::new();
+    let root = scratch.dir("root");
+    scratch.dir("root/sub");
+    fs::write(root.join("sub/file"), "text").unwrap();
+    for hides_below in [false, true] {
+        let (_, out) = pack_dir(&root, &PackOptions { hides_below, ..PORTABLE }).unwrap();
+        let (unpacked, read) = unpack(&out);
+        assert_eq!(unpacked.opaque_root, hides_below);
+        assert_eq!(at(&read, "sub/file").content, Content::File(b"text".to_vec()));
+    }
+}
+
+#[test]
 fn equal_trees_give_equal_bytes() {
     let scratch = TestDir::new();
     let root = everything(&scratch);
