@@ -18,6 +18,8 @@
 //!
 //! "oci:/path" ──── Local::open ──> LocalImage { layers, bottom first } ── Local::blob ──> LocalBlob
 //!                  │ layout           an OCI layout, a directory or a tar; docker: an archive of `docker save`
+//!
+//! NewConfig, new_manifest: the documents of an image that is pushed or written
 //! ```
 //!
 //! Everything that a registry sends or a file contains is untrusted input: it is limited in size, it is checked against
@@ -53,6 +55,8 @@ mod local_files;
 mod manifest;
 mod min_throughput;
 mod networks;
+mod new_config;
+mod new_manifest;
 mod platform;
 #[cfg(test)]
 mod private_tests;
@@ -92,6 +96,8 @@ pub use keyring::{Access, Keyring, KeyringError};
 pub use local::{Local, LocalBlob};
 pub use local_files::{LocalError, LocalImage};
 pub use networks::{Network, NetworkError};
+pub use new_config::NewConfig;
+pub use new_manifest::{NewLayerBlob, new_manifest};
 pub use platform::architecture;
 pub use pull_policy::PullPolicy;
 pub use registries::Registries;

@@ -1,8 +1,8 @@
 //! Pushes blobs and manifests to a registry, and deletes manifests and tags.
 //!
 //! All parts of a push go to one server, the first that accepts pushes (`hosts`): they must be in one place. Each call
-//! can be repeated, whatever its result was before. Deliberately absent: the structure of an image, which `snapshots`
-//! decides.
+//! can be repeated, whatever its result was before. Deliberately absent: which layers an image has, and what
+//! is in its config.
 
 use std::{fs::File, sync::Arc};
 

@@ -51,7 +51,7 @@ pub use diff_error::DiffError;
 pub use diff_request::{DiffRequest, NamedSnapshot, NamedVolume, VolumeState};
 pub use error::CaptureError;
 pub use packing::PackingError;
-pub use push::{Progress, PushError, PushRequest, Pushed};
+pub use push::{Blob, Progress, PushError, PushRequest, Pushed, Target, TargetError};
 pub use request::{CaptureRequest, Consistency};
 pub use squash::SquashError;
 

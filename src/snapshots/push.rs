@@ -11,23 +11,23 @@
 //! The origin of each pushed layer is recorded, so a repeated push, and the push of the next snapshot, send only new
 //! layers.
 
-mod config;
 mod layer;
 mod manifest;
 mod progress;
+mod target;
 
-use std::{collections::HashMap, io, sync::Arc, time::Instant};
+use std::{collections::HashMap, io, time::Instant};
 
-use self::config::ConfigInput;
-pub(super) use self::manifest::Blob;
+pub use self::manifest::Blob;
 pub use self::progress::Progress;
+pub use self::target::{Target, TargetError};
 use tokio::task::JoinError;
 
 use super::{PackingError, SnapshotId, SnapshotLock, Snapshots, blocking};
 use crate::{
     digest::{BlobDigest, ManifestDigest},
     error::Class,
-    image::{ImageError, Keyring},
+    image::{ImageError, Keyring, NewConfig},
     layers::{LayerKey, Lease, SnapshotRecord},
     media_type::{Compression, Format, OCI_MANIFEST},
     reference::{Reference, Repository},
@@ -142,7 +142,7 @@ impl Snapshots {
         let (record, _lease) = self.leased_record(&request.id).await?;
         let mut push = Push { snapshots: self, request, record: &record, progress, sent: 0 };
         // Fails early if the registry does not respond, or refuses the credentials: nothing is packed then.
-        push.has(&BlobDigest::of(b"")).await?;
+        push.target().has(&BlobDigest::of(b"")).await.map_err(|error| push.error(error))?;
         let layers = push.layers().await?;
         let pushed = push.image(&layers).await?;
         self.0.metrics.pushed(pushed.sent, start.elapsed().as_secs_f64());
@@ -314,14 +314,17 @@ impl Push<'_> {
         })
         .await;
         let source = &record.source;
-        let config = config::config(&ConfigInput {
+        let config = NewConfig {
             images: &configs,
             diff_ids: &diff_ids,
             own_layers: record.own_layers,
-            captured_at: record.captured_at,
+            created: Some(record.captured_at),
+            maker: "ovl-csi snapshot",
             source: &format!("{}/{}/{}", source.namespace, source.pod, request.volume),
-        });
-        self.push_small_blob(&config).await?;
+        }
+        .bytes();
+        let sent = self.target().small(&config).await;
+        self.sent += sent.map_err(|error| self.error(error))?;
 
         let parent = record.parent.as_ref().and_then(|parent| inner.store.snapshots.get(parent));
         let parent = parent.and_then(|parent| parent.for_namespace(&source.namespace)?.pushed);
@@ -345,56 +348,26 @@ impl Push<'_> {
         Ok(Pushed { image, sent: self.sent, own_bytes: own.map(|blob| blob.packed.size).sum() })
     }
 
-    fn registry_error(&self, source: ImageError) -> PushError {
-        PushError::Registry { id: self.record.id.clone(), source: Box::new(source) }
-    }
-
-    fn disk(&self, source: io::Error) -> PushError {
-        PushError::Disk { id: self.record.id.clone(), source }
-    }
-
-    /// Whether the repository has a blob.
-    async fn has(&self, blob: &BlobDigest) -> Result<bool, PushError> {
-        let PushRequest { to, keyring, .. } = self.request;
-        let has = self.snapshots.0.registries.has_blob(to, blob, keyring).await;
-        has.map_err(|source| self.registry_error(source))
-    }
-
-    /// Pushes a small blob.
-    async fn push_small_blob(&mut self, bytes: &[u8]) -> Result<(), PushError> {
-        let digest = BlobDigest::of(bytes);
-        if self.has(&digest).await? {
-            return Ok(());
+    fn target(&self) -> Target<'_> {
+        let PushRequest { to, keyring, format, .. } = self.request;
+        let inner = &self.snapshots.0;
+        Target {
+            store: &inner.store,
+            registries: &inner.registries,
+            to,
+            keyring,
+            format: *format,
+            namespace: Some(&self.record.source.namespace),
+            progress: self.progress,
         }
-        let (store, bytes): (_, Arc<[u8]>) = (self.snapshots.0.store.clone(), bytes.into());
-        let size = bytes.len() as u64;
-        let file = blocking(move || {
-            let mut file = store.staging.unnamed_file()?;
-            io::Write::write_all(&mut file, &bytes)?;
-            Ok(file)
-        })
-        .await
-        .map_err(|source| self.disk(source))?;
-        self.send(&digest, size, &file, &|_| {}).await
     }
 
-    /// Sends a blob. `report` is called with the number of bytes that have arrived.
-    async fn send(
-        &mut self,
-        digest: &BlobDigest,
-        size: u64,
-        content: &std::fs::File,
-        report: &(dyn Fn(u64) + Sync),
-    ) -> Result<(), PushError> {
-        let PushRequest { id, to, keyring, .. } = self.request;
-        let report = |sent| {
-            tracing::debug!(snapshot = %id, blob = %digest, sent, size, "sending");
-            report(sent);
-        };
-        let registries = &self.snapshots.0.registries;
-        let sent = registries.push_blob(to, digest, size, content, keyring, &report).await;
-        sent.map_err(|source| self.registry_error(source))?;
-        self.sent += size;
-        Ok(())
+    fn error(&self, error: TargetError) -> PushError {
+        let id = self.record.id.clone();
+        match error {
+            TargetError::Registry(source) => PushError::Registry { id, source },
+            TargetError::NoSpace(source) => PushError::Disk { id, source: source.into_io() },
+            TargetError::Disk(source) => PushError::Disk { id, source },
+        }
     }
 }

@@ -5,30 +5,35 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
-
 use crate::{
     changeset,
     digest::{BlobDigest, ManifestDigest},
+    image::{NewLayerBlob, new_manifest},
     layers::{PackedBlob, SnapshotRecord},
-    media_type::{self, Format, OCI_CONFIG, OCI_MANIFEST},
+    media_type::{self, Format},
 };
 
-/// A layer blob in a registry.
+/// A layer blob of an image that is pushed or written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::snapshots) struct Blob {
+pub struct Blob {
     /// The digest of the blob, that is of the compressed bytes.
-    pub(super) digest: BlobDigest,
+    pub digest: BlobDigest,
     /// The media type, size and diff ID of the blob.
-    pub(super) packed: PackedBlob,
+    pub packed: PackedBlob,
 }
 
 impl Blob {
-    /// The blob of a layer that was packed on this node.
-    pub(in crate::snapshots) fn packed(packed: &changeset::Packed, format: Format) -> Self {
+    /// The blob of a layer that was packed here.
+    pub fn packed(packed: &changeset::Packed, format: Format) -> Self {
         let media_type = media_type::of_layer(format, packed.compression).to_owned();
         let (size, diff_id) = (packed.size, packed.diff_id);
         Self { digest: packed.digest, packed: PackedBlob { media_type, size, diff_id } }
+    }
+
+    /// The layer in a manifest.
+    pub fn in_manifest(&self) -> NewLayerBlob<'_> {
+        let Self { digest, packed } = self;
+        NewLayerBlob { media_type: &packed.media_type, digest, size: packed.size }
     }
 }
 
@@ -38,20 +43,7 @@ pub(super) fn manifest(
     layers: &[Blob],
     annotations: &BTreeMap<&str, String>,
 ) -> Vec<u8> {
-    let layer =
-        |Blob { digest, packed }: &Blob| descriptor(&packed.media_type, digest, packed.size);
-    let manifest = json!({
-        "annotations": annotations,
-        "config": descriptor(OCI_CONFIG, &BlobDigest::of(config), config.len() as u64),
-        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
-        "mediaType": OCI_MANIFEST,
-        "schemaVersion": 2,
-    });
-    manifest.to_string().into_bytes()
-}
-
-fn descriptor(media_type: &str, digest: &BlobDigest, size: u64) -> Value {
-    json!({ "digest": digest, "mediaType": media_type, "size": size })
+    new_manifest(config, layers.iter().map(Blob::in_manifest), annotations)
 }
 
 /// The annotations of the manifest, which give its origin. `volume` is the volume's name in its pod, or its

@@ -1,4 +1,4 @@
-//! The content of the config of a snapshot's image, byte by byte.
+//! The content of the config of a new image, byte by byte.
 
 use super::*;
 
@@ -9,14 +9,15 @@ fn digest(name: &str) -> DiffId {
 fn config_of(images: &[Value], layers: &[&str], own: usize) -> (String, Value) {
     let images: Vec<_> = images.iter().map(Value::to_string).collect();
     let diff_ids: Vec<_> = layers.iter().map(|name| digest(name)).collect();
-    let input = ConfigInput {
+    let input = NewConfig {
         images: &images,
         diff_ids: &diff_ids,
         own_layers: own,
-        captured_at: "2026-11-21T10:00:00Z".parse().unwrap(),
+        created: (own > 0).then(|| "2026-11-21T10:00:00Z".parse().unwrap()),
+        maker: "ovl-csi snapshot",
         source: "ci/build/ws",
     };
-    let text = String::from_utf8(config(&input)).unwrap();
+    let text = String::from_utf8(input.bytes()).unwrap();
     let value = serde_json::from_str(&text).unwrap();
     (text, value)
 }
@@ -105,4 +106,20 @@ fn earlier_snapshots_have_history_entries_too() {
     // Both were squashed later.
     let (_, config) = config_of(&[parent], &["a", "squashed"], 1);
     assert_eq!(creators(&config), ["from", "(env)", OURS]);
+}
+
+#[test]
+fn an_image_without_own_layers_has_its_history_and_its_time() {
+    let mut base = image(&["from", "(env)"], &["a"], json!({ "Env": ["A=1"] }));
+    base["history"][0]["created"] = "2020-01-01T00:00:00Z".into();
+    let (_, config) = config_of(&[base], &["a in another tar"], 0);
+    assert_eq!(creators(&config), ["from", "(env)"]);
+    assert_eq!(
+        (&config["created"], &config["config"]["Env"][0]),
+        (&"2020-01-01T00:00:00Z".into(), &"A=1".into())
+    );
+    // Layers of which no image is known.
+    let (_, config) = config_of(&[], &["a", "b"], 0);
+    assert_eq!(creators(&config), [OLDER, OLDER]);
+    assert_eq!(config["created"], Value::Null);
 }
