@@ -103,7 +103,7 @@ use std::io::Read;
 
 #[cfg(test)]
 pub(crate) use archive::archive_of;
-pub use archive::{Member, members};
+pub use archive::{ArchiveWriter, Member, members};
 pub use diff::{
     Change, CompareError, Comparison, Difference, PackError, PackOptions, Packed, Property,
     compare, pack, tree_digest, xattrs,

@@ -1,10 +1,12 @@
 //! Output of the commands that people run: results on stdout, words for people on stderr.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
+
+use crate::kubectl;
 
 /// The format of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -46,6 +48,23 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 /// Prints a line for people. It may be lost if stderr is closed.
 pub(super) fn say(line: &str) {
     drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// The progress of a command: a line that changes, if stderr is a terminal.
+pub(super) struct Progress(Option<kubectl::Progress>);
+
+impl Progress {
+    /// Nothing is shown yet.
+    pub(super) fn new() -> Self {
+        Self(io::stderr().is_terminal().then(kubectl::Progress::new))
+    }
+
+    /// Shows a line in place of the last one.
+    pub(super) fn show(&mut self, line: &str) {
+        if let Some(progress) = &mut self.0 {
+            progress.show(line);
+        }
+    }
 }
 
 /// A number of things, as text.

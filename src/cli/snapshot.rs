@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::{runtime::Builder, time::sleep};
 
-use super::failure::Failure;
+use super::{failure::Failure, values::Compression};
 use crate::{
     csi::{CaptureVolumeRequest, Endpoint, LocalClient, PushSnapshotRequest, Snapshot},
     format,
@@ -116,13 +116,6 @@ struct To {
 enum Format {
     Portable,
     Native,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Compression {
-    Zstd,
-    Gzip,
-    None,
 }
 
 /// Parses a duration from 1ms to 1m, as milliseconds.

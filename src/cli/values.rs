@@ -5,7 +5,27 @@ use std::{
     time::Duration,
 };
 
-use crate::{format, overlay::Feature};
+use clap::ValueEnum;
+
+use crate::{format, media_type, overlay::Feature};
+
+/// The compression of layers that are written or sent.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Compression {
+    Zstd,
+    Gzip,
+    None,
+}
+
+impl From<Compression> for media_type::Compression {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::Zstd => Self::Zstd,
+            Compression::Gzip => Self::Gzip,
+            Compression::None => Self::None,
+        }
+    }
+}
 
 /// Parses an absolute path. It has no `..`, because other paths are compared with it.
 pub(super) fn dir(text: &str) -> Result<PathBuf, String> {

@@ -20,7 +20,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// A display on stderr. It draws a changing line only if stderr is a terminal.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}");

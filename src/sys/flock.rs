@@ -89,12 +89,17 @@ impl Drop for Lock {
 
 /// Opens the file at `path` for a lock. Makes it with mode 0600 if it does not exist.
 pub fn open_file(path: &Path) -> io::Result<File> {
+    open_file_with(path, 0o600)
+}
+
+/// As [`open_file`], with this mode less the umask for a file that does not exist.
+pub fn open_file_with(path: &Path, mode: u32) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(0o600)
+        .mode(mode)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
         .map_err(at("open the lock", path))

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::outgoing::OutgoingError;
 use crate::{
     changeset::CompareError,
     error::Explained,
@@ -157,6 +158,8 @@ pub enum WorkspaceError {
     Compare(#[from] CompareError),
     /// Unused layers cannot be removed.
     Collect(#[from] CollectError),
+    /// An image cannot be written or pushed.
+    Outgoing(Box<OutgoingError>),
     /// A node has volumes in the store.
     HasVolumes(PathBuf),
     /// A file system operation failed.

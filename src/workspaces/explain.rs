@@ -117,6 +117,7 @@ impl WorkspaceError {
                 "the changes of workspace {name} cannot be copied: {source}"
             )),
             Self::NoSpace(error) => reserving(error),
+            Self::Outgoing(error) => error.explained(),
             Self::HasVolumes(root) => Explained::because(format!(
                 "the store {} has volumes of a node, which may need every layer",
                 root.display()

@@ -42,12 +42,13 @@
 //! | `fsck` | what is done about faults of a store |
 //! | `chains`, `stack` | the states of a store by ChainID, and the states that the commands of layers name |
 //! | `images` | the images of a store, and layers that are applied by hand |
+//! | `outgoing` | states as images in files and in registries |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
 //! | `error`, `explain` | why a command failed, and what that says to people |
 //! | `apply`, `export` | changes and trees, written into a directory |
 //! | `container` | runs a command in namespaces of its own; it knows no workspace |
 //!
-//! May use: layers, overlay, changeset, image, sys
+//! May use: layers, overlay, changeset, image, snapshots, sys
 //!
 //! Deliberately absent: arguments, and words for people (`cli`).
 
@@ -84,6 +85,7 @@ mod model_tests;
 mod mounted;
 mod name;
 mod open;
+mod outgoing;
 mod patch;
 mod paths;
 mod programs;
@@ -118,6 +120,7 @@ pub use lock::{OnLocked, Workspace};
 pub use mounted::Live;
 pub use name::{NameAt, NameError};
 pub use open::Workspaces;
+pub use outgoing::{Destination, OutgoingError, OutgoingImage, Sent};
 pub use patch::{PatchError, patch};
 pub use run::{RunError, RunOptions};
 pub use scrub::ScrubError;

@@ -10,11 +10,12 @@ use super::{
     lock::{OnLocked, Workspace, options},
     name::{NameAt, image_named},
     open::Workspaces,
+    sources::source_error,
     view::{OpenStack, Trees, upper_as_lower},
 };
 use crate::{
     changeset::{PackOptions, Packed, pack},
-    layers::{LayerKey, Lease, StoreReader},
+    layers::{LayerKey, Lease, StoreReader, WorkspaceRecord},
     media_type::{Compression, Format},
     overlay::Options,
     sys::{mounts::Detached, tree_reader::Entry, tree_size},
@@ -24,16 +25,18 @@ use crate::{
 #[derive(Debug)]
 pub struct State<'w> {
     /// As the user wrote it.
-    text: String,
+    pub(super) text: String,
     /// The directory of a copy, under its layers.
-    directory: Option<PathBuf>,
+    pub(super) directory: Option<PathBuf>,
     /// Its layers, bottom first.
-    layers: Vec<LayerKey>,
+    pub(super) layers: Vec<LayerKey>,
     /// The upper of an unmounted workspace, on top of them.
-    upper: Option<Arc<Detached>>,
+    pub(super) upper: Option<Arc<Detached>>,
     leases: Vec<Lease>,
+    /// The record of the workspace whose state it is.
+    pub(super) record: Option<WorkspaceRecord>,
     /// Keeps the upper as it is.
-    _workspace: Option<Workspace<'w>>,
+    pub(super) workspace: Option<Workspace<'w>>,
 }
 
 /// What a state is compared with.
@@ -79,37 +82,15 @@ impl Workspaces {
     /// # Errors
     /// Nothing has this name, or a record cannot be read.
     pub fn state(&self, text: &str, on: OnLocked) -> Result<State<'_>, WorkspaceError> {
-        let unknown = |why: String| WorkspaceError::Source { text: text.to_owned(), why };
         if let Ok(name) = text.parse::<NameAt>()
             && self.store.workspaces.get(&name.workspace)?.is_some()
         {
             return self.state_of_workspace(text, &name, on);
         }
         let reader = StoreReader::open(self.root())?;
-        let reader = reader.ok_or_else(|| unknown("the store is empty".to_owned()))?;
-        if is_chain_id(text) {
-            let chains = Chains::read(&reader)?;
-            match chains.find(text) {
-                Ok(chain) => {
-                    let layers = chains.layers(chain);
-                    return self.new_state(text, chain.directory.clone(), layers);
-                }
-                // The digits can be the name of an image.
-                Err(error) if text.starts_with("sha256:") => {
-                    return Err(unknown(error.to_string()));
-                }
-                Err(_) => {}
-            }
-        }
-        let images = reader.images()?.found;
-        match image_named(&images, text) {
-            Some(image) => self.new_state(text, None, image.layers.clone()),
-            None => Err(unknown(
-                "it is no workspace, no image and no ChainID of this store; `ovl list`, `ovl image ls` and `ovl layer \
-                 ls` list what there is"
-                    .to_owned(),
-            )),
-        }
+        let reader = reader.ok_or_else(|| source_error(text, "the store is empty"))?;
+        let (directory, layers) = stack_named(&reader, text)?;
+        self.new_state(text, directory, layers)
     }
 
     fn new_state(
@@ -120,7 +101,8 @@ impl Workspaces {
     ) -> Result<State<'_>, WorkspaceError> {
         let lease = self.store.leases.take(&layers)?;
         let text = text.to_owned();
-        Ok(State { text, directory, layers, upper: None, leases: vec![lease], _workspace: None })
+        let (upper, record, workspace) = (None, None, None);
+        Ok(State { text, directory, layers, upper, leases: vec![lease], record, workspace })
     }
 
     fn state_of_workspace(
@@ -130,18 +112,19 @@ impl Workspaces {
         on: OnLocked,
     ) -> Result<State<'_>, WorkspaceError> {
         let mut workspace = self.lock(&name.workspace, on)?;
+        let record = Some(workspace.record.clone());
         let directory = workspace.record.directory().map(ToOwned::to_owned);
         let mut layers = workspace.record.image_layers().to_vec();
         if let Some(state) = &name.state {
             layers.extend(workspace.layers_of(state)?);
-            return self.new_state(text, directory, layers);
+            return Ok(State { record, ..self.new_state(text, directory, layers)? });
         }
         if !workspace.live()?.is_none() {
             let (own, lease) = workspace.present_layers()?;
             layers.extend(own);
             let mut state = self.new_state(text, directory, layers)?;
             state.leases.extend(lease);
-            return Ok(state);
+            return Ok(State { record, ..state });
         }
         layers.extend(&workspace.record.below);
         let mut state = self.new_state(text, directory, layers)?;
@@ -149,8 +132,7 @@ impl Workspaces {
             let pair = workspace.upper_and_work();
             state.upper = Some(Arc::new(self.mounts.open_dir(pair.upper())?));
         }
-        state._workspace = Some(workspace);
-        Ok(state)
+        Ok(State { record, workspace: Some(workspace), ..state })
     }
 
     /// A state and its parent as trees.
@@ -263,5 +245,33 @@ impl Workspaces {
         };
         let size = tree_size::of(&Entry::root(&tree)?)?;
         Ok(LayerSize { apparent: size.apparent, on_disk: image.unwrap_or(size.on_disk) })
+    }
+}
+
+/// The directory and the layers of a stack that a text names: a ChainID or the first digits of one, or an image of the store.
+///
+/// # Errors
+/// Nothing has this name, or the records cannot be read.
+pub(super) fn stack_named(
+    reader: &StoreReader,
+    text: &str,
+) -> Result<(Option<PathBuf>, Vec<LayerKey>), WorkspaceError> {
+    if is_chain_id(text) {
+        let chains = Chains::read(reader)?;
+        match chains.find(text) {
+            Ok(chain) => return Ok((chain.directory.clone(), chains.layers(chain))),
+            // The digits can be the name of an image.
+            Err(error) if text.starts_with("sha256:") => return Err(source_error(text, error)),
+            Err(_) => {}
+        }
+    }
+    let images = reader.images()?.found;
+    match image_named(&images, text) {
+        Some(image) => Ok((None, image.layers.clone())),
+        None => Err(source_error(
+            text,
+            "it is no workspace, no image and no ChainID of this store; `ovl list`, `ovl image ls` and `ovl layer ls` list \
+             what there is",
+        )),
     }
 }

@@ -157,16 +157,20 @@ impl Workspace<'_> {
 
     /// Drops an upper in which nothing was written, so that it does not become a state.
     fn drop_unwritten(&self) -> Result<(), WorkspaceError> {
-        if !self.has_upper() || self.has_written()? {
-            return Ok(());
-        }
-        let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
-        let Some(top) = stack.lowers.last() else { return Ok(()) };
-        let pair = self.upper_and_work();
-        match attributes::are_equal(&top.dir.path(), pair.upper())? {
+        match self.is_unwritten()? {
             true => self.drop_upper(),
             false => Ok(()),
         }
+    }
+
+    /// Whether it has an upper in which nothing was written: without an entry, and with the attributes of the directory below.
+    pub(super) fn is_unwritten(&self) -> Result<bool, WorkspaceError> {
+        if !self.has_upper() || self.has_written()? {
+            return Ok(false);
+        }
+        let stack = self.all.open_stack(&self.name, &self.record, &self.record.below)?;
+        let Some(top) = stack.lowers.last() else { return Ok(false) };
+        Ok(attributes::are_equal(&top.dir.path(), self.upper_and_work().upper())?)
     }
 
     /// Whether the upper has an entry.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{args::StoreArgs, run::failure};
 use crate::{
@@ -146,6 +146,13 @@ fn create_tree(
     Ok(all.create_tree(&args.name, names, stacked, options)?)
 }
 
+/// What a command needs to reach registries.
+pub(super) struct Connection {
+    pub(super) registries: Registries,
+    pub(super) keyring: Keyring,
+    pub(super) runtime: Runtime,
+}
+
 impl RegistryArgs {
     /// Brings the layers of images to the store. Shows on a terminal how far they are.
     pub(super) fn add_sources(
@@ -153,6 +160,22 @@ impl RegistryArgs {
         all: &mut Workspaces,
         images: &[Source],
     ) -> Result<Stacked, Failure> {
+        let Connection { registries, keyring, runtime } = self.connection()?;
+        if let Some(progress) = kubectl::Progress::on_terminal().map(Mutex::new) {
+            all.set_on_fetching(move |at| {
+                if let Ok(mut progress) = progress.lock() {
+                    progress.show(&fetching(at));
+                }
+            });
+        }
+        // It blocks this thread only, and the runtime has threads of its own for the network.
+        let added = runtime.block_on(all.add_sources(images, &registries, &keyring));
+        // It removes the line from the terminal.
+        all.set_on_fetching(|_| {});
+        Ok(added?)
+    }
+
+    pub(super) fn connection(&self) -> Result<Connection, Failure> {
         let proxies = HttpProxies::from_env().map_err(|e| Failure::Unusable(e.into()))?;
         let hosts = match &self.hosts_dir {
             Some(dir) => Hosts::load(dir).context("--hosts-dir")?,
@@ -163,18 +186,7 @@ impl RegistryArgs {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
         let keyring = keyring(self.auth_file.as_deref())?;
-        // It blocks this thread only, and the runtime has threads of its own for the network.
-        if let Some(progress) = kubectl::Progress::on_terminal().map(Mutex::new) {
-            all.set_on_fetching(move |at| {
-                if let Ok(mut progress) = progress.lock() {
-                    progress.show(&fetching(at));
-                }
-            });
-        }
-        let added = runtime.block_on(all.add_sources(images, &registries, &keyring));
-        // It removes the line from the terminal.
-        all.set_on_fetching(|_| {});
-        Ok(added?)
+        Ok(Connection { registries, keyring, runtime })
     }
 }
 

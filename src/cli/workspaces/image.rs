@@ -3,18 +3,25 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{args::StoreArgs, create::RegistryArgs, notes::say_unreadable};
+use super::{
+    args::StoreArgs,
+    create::{Connection, RegistryArgs},
+    notes::say_unreadable,
+    place::new_path,
+};
 use crate::{
     cli::{
         failure::Failure,
-        output::{Format, counted},
+        output::{Format, Progress, counted, print, say},
+        values::Compression,
     },
     error::Explained,
     format, kubectl,
-    workspaces::{ListedImage, Source, WorkspaceError, images},
+    reference::Reference,
+    workspaces::{Destination, ListedImage, Sent, Source, WorkspaceError, images},
 };
 
-/// Pull, import, list and remove images
+/// Pull, import, export, push, list and remove images
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ImageArgs {
     #[command(subcommand)]
@@ -26,6 +33,8 @@ enum ImageCommand {
     Ls(LsArgs),
     Pull(PullArgs),
     Import(ImportArgs),
+    Export(ExportArgs),
+    Push(PushArgs),
     Rm(RmArgs),
     Untag(UntagArgs),
 }
@@ -77,6 +86,61 @@ struct ImportArgs {
     store: StoreArgs,
 }
 
+/// Write an image into files, and print its digest
+#[derive(Debug, Args)]
+#[command(
+    after_help = "SRC is an image of the store, a ChainID as `ovl layer ls` prints it, or a workspace or its snapshot
+(NAME, NAME@SNAPSHOT). DEST is oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REFERENCE]. A
+layout in DIR gets one more image; a FILE must not exist.
+
+The tar of each layer is made again. So an image of another tool can get new diff IDs: see docs/layers.md.
+
+Examples:
+  ovl image export debian:13 oci-archive:debian.tar
+  ovl image export box@good docker-archive:box.tar:box:1"
+)]
+struct ExportArgs {
+    /// The image, the layers, or the state of a workspace
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Where it is written
+    #[arg(value_name = "DEST")]
+    to: Destination,
+    /// The compression of the layers. Those of a docker archive are not compressed
+    #[arg(long, default_value = "zstd")]
+    compression: Compression,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Push an image to a registry, and print its digest
+#[derive(Debug, Args)]
+#[command(
+    after_help = "SRC is an image of the store, a ChainID as `ovl layer ls` prints it, or a workspace or its snapshot
+(NAME, NAME@SNAPSHOT). Without DEST, an image is pushed under the name that it has in the store.
+
+A layer that the registry or its origin still has is not packed and keeps its diff ID.
+
+Examples:
+  ovl image push box@good registry.example/team/box:1
+  ovl image push --auth-file auth.json registry.example/base:1"
+)]
+struct PushArgs {
+    /// The image, the layers, or the state of a workspace
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// The name in the registry
+    #[arg(value_name = "DEST")]
+    to: Option<Reference>,
+    /// The compression of layers that are packed
+    #[arg(long, default_value = "zstd")]
+    compression: Compression,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Remove images, and the layers that nothing else needs
 #[derive(Debug, Args)]
 struct RmArgs {
@@ -111,6 +175,13 @@ impl ImageArgs {
             ImageCommand::Ls(_) => "cannot list the images of the store".to_owned(),
             ImageCommand::Pull(args) => format!("cannot pull {}", args.images.join(", ")),
             ImageCommand::Import(args) => format!("cannot import {}", args.images.join(", ")),
+            ImageCommand::Export(args) => {
+                format!("cannot export {} to {}", args.source, args.to)
+            }
+            ImageCommand::Push(args) => match &args.to {
+                Some(to) => format!("cannot push {} to {to}", args.source),
+                None => format!("cannot push {}", args.source),
+            },
             ImageCommand::Rm(args) => format!("cannot remove {}", args.images.join(", ")),
             ImageCommand::Untag(args) => format!("cannot untag {}", args.image),
         }
@@ -128,6 +199,8 @@ pub(super) fn run(args: &ImageArgs) -> Result<(), Failure> {
             let sources = sources(&args.images, |source| matches!(source, Source::Files(_)))?;
             add(&args.store, &RegistryArgs::default(), &sources, args.output)
         }
+        ImageCommand::Export(args) => export(args),
+        ImageCommand::Push(args) => push(args),
         ImageCommand::Rm(args) => rm(args),
         ImageCommand::Untag(args) => Ok(args.store.open()?.untag_image(&args.image)?),
     }
@@ -206,6 +279,52 @@ fn add(
     let values: Vec<Value> = images.map(value).collect();
     let text = || stacked.manifests.iter().map(|manifest| format!("{manifest}\n")).collect();
     Ok(output.print(&values, text)?)
+}
+
+fn export(args: &ExportArgs) -> Result<(), Failure> {
+    let all = args.store.open()?;
+    let mut to = args.to.clone();
+    let (Destination::Layout { dir: path, .. }
+    | Destination::OciArchive { file: path, .. }
+    | Destination::DockerArchive { file: path, .. }) = &mut to;
+    *path = new_path(path)?;
+    let mut progress = Progress::new();
+    let image = all.outgoing_image(&args.source, args.store.on_locked())?;
+    let sent = image.export(&to, args.compression.into(), &mut |line| progress.show(line))?;
+    drop(progress);
+    say_sent(&sent)
+}
+
+fn push(args: &PushArgs) -> Result<(), Failure> {
+    let all = args.store.open()?;
+    let Connection { registries, keyring, runtime } = args.registry.connection()?;
+    let image = all.outgoing_image(&args.source, args.store.on_locked())?;
+    let Some(to) = args.to.as_ref().or(image.name()) else {
+        let why =
+            Explained::because(format!("{} has no name of a registry in the store", args.source));
+        return Err(Failure::Unusable(
+            why.fix("say where to push it: `ovl image push SRC DEST`").into(),
+        ));
+    };
+    let mut progress = Progress::new();
+    let mut report = |line: &str| progress.show(line);
+    let via = (&registries, &keyring);
+    // It packs on this thread, and the runtime has threads of its own for the network.
+    let sent = runtime.block_on(image.push(to, via, args.compression.into(), &mut report))?;
+    drop(progress);
+    say_sent(&sent)
+}
+
+/// Says what differs from the image of the store, and prints the digest.
+fn say_sent(sent: &Sent) -> Result<(), Failure> {
+    if sent.new_diff_ids > 0 {
+        say(&format!(
+            "note: {} of {} have new diff IDs, because the store does not keep the tars from which they came",
+            sent.new_diff_ids,
+            counted(sent.layers as u64, "layer")
+        ));
+    }
+    Ok(print(&format!("{}\n", sent.digest))?)
 }
 
 fn rm(args: &RmArgs) -> Result<(), Failure> {

@@ -1,0 +1,8 @@
+//! Images that `ovl` writes and reads, beside podman, buildah and skopeo.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
+
+mod kills;
+mod peers;
+mod place;
+mod round_trip;
