@@ -7,12 +7,13 @@ use std::{ffi::OsString, fmt::Write as _};
 use clap::Command;
 
 /// The groups, and their commands. Each command that is not hidden is in one of them.
-const GROUPS: [(&str, &[&str]); 7] = [
+const GROUPS: [(&str, &[&str]); 8] = [
     ("Workspaces", &["create", "fork", "list", "rename", "scrub"]),
     ("Running commands", &["run", "shell", "step", "mount", "umount"]),
     ("Changes", &["changes", "diff", "apply", "export"]),
     ("Snapshots", &["snapshot", "rollback", "clean", "remove"]),
     ("Images and layers", &["image", "layer", "gc"]),
+    ("The store", &["status", "metadata", "fsck"]),
     ("Nodes and the cluster", &["node", "controller", "node-snapshot", "check", "kubectl"]),
     ("Help", &["help", "completion", "man"]),
 ];

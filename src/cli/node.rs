@@ -36,6 +36,7 @@ use crate::{
         EventRecorder, NoEvents, NoSnapshots, ORPHAN_GRACE, OpenError, Parts, Settings,
         SnapshotLookup, Volumes,
     },
+    workspaces::remember_features,
 };
 pub(super) use args::NodeArgs;
 
@@ -320,6 +321,9 @@ fn features(staging: &Path, root: &Path, ignored: &[String]) -> anyhow::Result<K
             first.why,
             first.fix
         );
+    }
+    if let Err(error) = remember_features(root, staging, &features) {
+        tracing::warn!(%error, "`ovl status` cannot show the features of the kernel");
     }
     Ok(features)
 }

@@ -31,12 +31,6 @@ impl Progress {
         Self { bar, shown: String::new() }
     }
 
-    /// A display on stderr if that is a terminal.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn on_terminal() -> Option<Self> {
-        stderr().is_terminal().then(Self::new)
-    }
-
     /// Shows a line if it differs from the last one.
     pub(crate) fn show(&mut self, line: &str) {
         if self.shown == line {

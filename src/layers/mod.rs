@@ -4,6 +4,7 @@
 //! <root>/                             0700: layers hold setuid programs (CVE-2021-41103)
 //!   lock                              locked by the processes that use the store: see `store_lock.rs`
 //!   store.json                        format and id
+//!   features.json                     what the kernel and the disk can do; owned by the module `workspaces`
 //!   layers/<key, hex>/layer.erofs     the layer as an EROFS image; for its key see `key.rs`
 //!   layers/<key, hex>/diff/           or the layer as a directory tree; snapshot layers: see `snapshot_layer.rs`
 //!   layers/<key, hex>/layer.json      the layer's metadata, with the digest of its content; it never changes, except that
@@ -146,7 +147,7 @@ pub use lock_holders::LockHolders;
 pub use mounted_layer::OpenLayer;
 pub use provenance::{Origin, Origins, PackedBlob};
 pub use quarantine::quarantined_workspace;
-pub use reader::{LayerInfo, Read, StoreReader, Unreadable};
+pub use reader::{LayerInfo, Read, StoreReader, Totals, Unreadable};
 pub use reservation::{DiskLimits, DiskSpace, Reservation};
 pub use reserve_error::{FREE_DISK, ReserveError};
 pub use snapshot_id::SnapshotId;

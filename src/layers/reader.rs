@@ -55,6 +55,23 @@ pub struct LayerInfo {
     pub added: Timestamp,
 }
 
+/// How much a store has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// The number of records of images.
+    pub images: usize,
+    /// The number of layers.
+    pub layers: usize,
+    /// Bytes of the layers.
+    pub layer_bytes: u64,
+    /// The number of layers that are not in `layer_bytes`: only a walk through their files measures them.
+    pub not_measured: usize,
+    /// The number of workspaces.
+    pub workspaces: usize,
+    /// The number of snapshots of a node.
+    pub snapshots: usize,
+}
+
 /// A record or the metadata of a layer that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
@@ -164,6 +181,74 @@ impl StoreReader {
                 Err(_) if is_gone(&path) => {}
                 Err(why) => unreadable.push(Unreadable { path, why }),
             }
+        }
+        Ok(Read { found, unreadable })
+    }
+
+    /// The size of a layer's image in bytes, or of its files if it was copied; 0 if only a walk through its files measures
+    /// it. `None` if the layer is missing. Of an image it reads nothing but the length.
+    ///
+    /// # Errors
+    /// The metadata of a layer that is a directory tree cannot be read.
+    pub fn layer_bytes(&self, layer: &LayerKey) -> Result<Option<u64>, Unreadable> {
+        let path = self.dirs.of(layer);
+        if let Ok(image) = fs::symlink_metadata(path.join(LayerStorage::Erofs.content())) {
+            return Ok(Some(image.len()));
+        }
+        match LayerMeta::read(&path) {
+            Ok(meta) => Ok(Some(meta.image_bytes)),
+            Err(_) if is_gone(&path) => Ok(None),
+            Err(error) => Err(Unreadable { path, why: error.to_string() }),
+        }
+    }
+
+    /// The directory or the image file of a layer, and whether it hides all layers below it. `None` if it is missing.
+    ///
+    /// # Errors
+    /// Its metadata cannot be read.
+    pub fn content(&self, layer: &LayerKey) -> Result<Option<(PathBuf, bool)>, Unreadable> {
+        let path = self.dirs.of(layer);
+        match LayerMeta::read(&path) {
+            Ok(meta) => Ok(Some((path.join(meta.storage.content()), meta.opaque_root))),
+            Err(_) if is_gone(&path) => Ok(None),
+            Err(error) => Err(Unreadable { path, why: error.to_string() }),
+        }
+    }
+
+    /// The record of one workspace. `None` if there is no such workspace.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub fn workspace(&self, name: &WorkspaceName) -> io::Result<Option<WorkspaceRecord>> {
+        workspace_records::read(&self.root.join("workspaces"), name)
+    }
+
+    /// How much the store has. Reads no record.
+    ///
+    /// # Errors
+    /// The records or the layers cannot be listed.
+    pub fn totals(&self) -> io::Result<Read<Totals>> {
+        let count =
+            |part| Ok::<_, io::Error>(missing_is_empty(files(&self.root.join(part)))?.len());
+        let workspaces = missing_is_empty(workspace_records::names(&self.root.join("workspaces")))?;
+        let mut found = Totals {
+            images: count("images")?,
+            snapshots: count("snapshots")?,
+            workspaces: workspaces.len(),
+            ..Totals::default()
+        };
+        let mut unreadable = Vec::new();
+        for key in missing_is_empty(self.dirs.keys())? {
+            match self.layer_bytes(&key) {
+                // Removed meanwhile.
+                Ok(None) => continue,
+                Ok(Some(bytes)) => {
+                    found.layer_bytes += bytes;
+                    found.not_measured += usize::from(bytes == 0);
+                }
+                Err(error) => unreadable.push(error),
+            }
+            found.layers += 1;
         }
         Ok(Read { found, unreadable })
     }

@@ -1,7 +1,7 @@
 //! The images of a store, and layers that are applied by hand.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read, Seek as _},
     path::Path,
 };
@@ -18,8 +18,8 @@ use super::{
 use crate::{
     digest::ManifestDigest,
     layers::{
-        ChainId, GcStats, ImageDetails, ImageRecord, LayerInfo, LayerKey, RemovedImage,
-        StoreReader, Unreadable, WorkspaceRecord,
+        ChainId, GcStats, ImageDetails, ImageRecord, LayerKey, RemovedImage, StoreReader,
+        Unreadable, WorkspaceRecord,
     },
     media_type::Format,
     reference::Reference,
@@ -50,14 +50,22 @@ pub struct ListedImage {
 /// The records or the layers cannot be listed.
 pub fn images(reader: &StoreReader) -> io::Result<(Vec<ListedImage>, Vec<Unreadable>)> {
     let (images, workspaces) = (reader.images()?, reader.workspaces()?);
-    let layers = reader.layers()?;
+    // After the records: a layer is there before a record names it.
+    let mut sizes = BTreeMap::new();
+    let mut unreadable = [images.unreadable, workspaces.unreadable].concat();
+    for key in images.found.iter().flat_map(|image| &image.layers).collect::<BTreeSet<_>>() {
+        match reader.layer_bytes(key) {
+            Ok(bytes) => sizes.extend(bytes.map(|bytes| (*key, bytes))),
+            Err(error) => unreadable.push(error),
+        }
+    }
     let made_of = |manifest: &ManifestDigest| {
         let made = |record: &WorkspaceRecord| record.manifests().contains(manifest);
         let made = workspaces.found.iter().filter(|(_, record)| made(record));
         made.map(|(name, _)| name.to_string()).collect()
     };
     let listed = images.found.into_iter().map(|image| {
-        let (bytes, missing) = size(&image, &layers.found);
+        let (bytes, missing) = size(&image, &sizes);
         ListedImage {
             workspaces: made_of(&image.manifest),
             last_use: image.last_use(),
@@ -72,17 +80,14 @@ pub fn images(reader: &StoreReader) -> io::Result<(Vec<ListedImage>, Vec<Unreada
     listed.sort_by(|one, other| {
         (one.references.last(), one.manifest).cmp(&(other.references.last(), other.manifest))
     });
-    let unreadable = [images.unreadable, workspaces.unreadable, layers.unreadable];
-    Ok((listed, unreadable.into_iter().flatten().collect()))
+    Ok((listed, unreadable))
 }
 
 /// The bytes of an image's layers, each counted once, and the number of those that are missing.
-fn size(image: &ImageRecord, layers: &BTreeMap<LayerKey, LayerInfo>) -> (u64, usize) {
-    let mut keys = image.layers.clone();
-    keys.sort();
-    keys.dedup();
-    let missing = keys.iter().filter(|key| !layers.contains_key(key)).count();
-    (keys.iter().filter_map(|key| layers.get(key)?.bytes).sum(), missing)
+fn size(image: &ImageRecord, sizes: &BTreeMap<LayerKey, u64>) -> (u64, usize) {
+    let keys: BTreeSet<_> = image.layers.iter().collect();
+    let missing = keys.iter().filter(|key| !sizes.contains_key(key)).count();
+    (keys.iter().filter_map(|key| sizes.get(key)).sum(), missing)
 }
 
 impl Workspaces {

@@ -28,7 +28,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `open` | opens a store for commands |
+//! | `open`, `known_features` | opens a store for commands |
 //! | `name` | the names that users write |
 //! | `create`, `checks`, `sources`, `fetching` | new workspaces, what is refused, where layers come from, and how far they are |
 //! | `lock` | one workspace, locked |
@@ -42,6 +42,7 @@
 //! | `fsck` | what is done about faults of a store |
 //! | `chains`, `stack` | the states of a store by ChainID, and the states that the commands of layers name |
 //! | `images` | the images of a store, and layers that are applied by hand |
+//! | `status`, `metadata` | what a storage driver says of itself and of a stack, read without a lock |
 //! | `outgoing` | states as images in files and in registries |
 //! | `changes`, `patch` | what differs between two trees, as a list and as a patch |
 //! | `error`, `explain` | why a command failed, and what that says to people |
@@ -77,9 +78,11 @@ mod fsck_tests;
 mod gc;
 mod image_config;
 mod images;
+mod known_features;
 mod list;
 mod listed_states;
 mod lock;
+mod metadata;
 #[cfg(test)]
 mod model_tests;
 mod mounted;
@@ -94,6 +97,7 @@ mod scrub;
 mod sources;
 mod stack;
 mod states;
+mod status;
 mod step;
 #[cfg(test)]
 mod testing;
@@ -114,9 +118,11 @@ pub use export::ExportError;
 pub use fetching::Fetching;
 pub use fsck::Repaired;
 pub use images::{ListedImage, images};
+pub use known_features::remember_features;
 pub use list::Listed;
 pub use listed_states::{ListedLayer, ListedState};
 pub use lock::{OnLocked, Workspace};
+pub use metadata::{LowerDir, Metadata, metadata};
 pub use mounted::Live;
 pub use name::{NameAt, NameError};
 pub use open::Workspaces;
@@ -127,5 +133,6 @@ pub use scrub::ScrubError;
 pub use sources::{Source, Stacked};
 pub use stack::{LayerSize, Parent, State};
 pub use states::Taken;
+pub use status::{Status, status};
 pub use step::{How, StepError, Stepped};
 pub use view::Trees;

@@ -1,33 +1,25 @@
 //! Opens a store for the commands of workspaces.
-//!
-//! The features of the kernel take a second to probe, so they are kept in the store for the time of a boot.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-use serde::{Deserialize, Serialize};
 
 use super::{
     copied::Copied,
     error::WorkspaceError,
     fetching::{Fetching, OnFetching},
+    known_features::{known_features, remember_features},
 };
 use crate::{
     layers::{LayerStorage, Store, StoreLock, StoreSettings},
     overlay::{Feature, KernelFeatures, root_usable},
     sys::{
-        durable::{self, at},
         host, limits,
         mounts::{LinuxMounts, Mounts},
         statfs,
     },
 };
-
-/// The name of the file that keeps the features of the kernel.
-const FEATURES: &str = "features.json";
 
 /// The workspaces of one store.
 #[derive(Debug)]
@@ -40,15 +32,6 @@ pub struct Workspaces {
     pub(super) on_copied: fn(&Copied),
     /// Gets how far each layer of an image is fetched.
     pub(super) on_fetching: OnFetching,
-}
-
-/// The features that were found, and when that is true.
-#[derive(Debug, Serialize, Deserialize)]
-struct KnownFeatures {
-    boot: String,
-    kernel: String,
-    version: String,
-    features: KernelFeatures,
 }
 
 impl Workspaces {
@@ -117,27 +100,12 @@ fn absolute(root: &Path) -> Result<PathBuf, WorkspaceError> {
 }
 
 fn features(root: &Path, scratch: &Path) -> Result<KernelFeatures, WorkspaceError> {
-    let failed = WorkspaceError::disk("probe the kernel's features in", root);
-    let path = root.join(FEATURES);
-    let (boot, kernel) = (durable::boot_id().unwrap_or_default(), host::release());
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    let known = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    if let Some(KnownFeatures { features, .. }) = known.filter(|known: &KnownFeatures| {
-        (&known.boot, &known.kernel, &known.version) == (&boot, &kernel, &version)
-    }) {
+    if let Some(features) = known_features(root) {
         return Ok(features);
     }
+    let failed = WorkspaceError::disk("probe the kernel's features in", root);
     let features = KernelFeatures::probe(&LinuxMounts, scratch).map_err(failed)?;
-    let known = KnownFeatures { boot, kernel, version, features };
-    let text = serde_json::to_vec_pretty(&known).map_err(io::Error::from);
     // A store that cannot be written is reported by the command itself.
-    let _ = text.and_then(|text| replace(scratch, &path, &text));
-    Ok(known.features)
-}
-
-/// Replaces a file that may be lost in a crash.
-fn replace(scratch: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = scratch.join(FEATURES);
-    fs::write(&new, text).map_err(at("write", &new))?;
-    fs::rename(&new, path).map_err(at("rename into place", path))
+    let _ = remember_features(root, scratch, &features);
+    Ok(features)
 }

@@ -1,4 +1,4 @@
-//! Images that `ovl` writes and reads, beside podman, buildah and skopeo.
+//! Images that `ovl` writes and reads, beside podman, buildah and skopeo, and the commands that show a store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 
@@ -6,3 +6,4 @@ mod kills;
 mod peers;
 mod place;
 mod round_trip;
+mod shown;

@@ -63,6 +63,17 @@ impl StoreArgs {
         Ok(StoreReader::open(&self.root).map_err(WorkspaceError::from)?)
     }
 
+    /// As [`StoreArgs::reader`], where a store must exist.
+    pub(super) fn existing(&self) -> Result<StoreReader, Failure> {
+        self.reader()?.ok_or_else(|| {
+            let why = Explained::because(format!("there is no store in {}", self.root.display()));
+            Failure::Failed(
+                why.fix("a command such as `ovl create` makes it; or name another with --root")
+                    .into(),
+            )
+        })
+    }
+
     pub(super) fn on_locked(&self) -> OnLocked {
         if self.no_wait { OnLocked::Fail } else { OnLocked::Wait }
     }

@@ -11,12 +11,14 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{args::StoreArgs, run::failure};
 use crate::{
-    cli::{failure::Failure, output::say},
+    cli::{
+        failure::Failure,
+        output::{Progress, say},
+    },
     error::Explained,
     format,
     http_proxy::HttpProxies,
     image::{Hosts, Keyring, Registries},
-    kubectl,
     layers::WorkspaceName,
     workspaces::{CreateOptions, Fetching, NameAt, OnLocked, Source, Stacked, Workspaces},
 };
@@ -161,13 +163,12 @@ impl RegistryArgs {
         images: &[Source],
     ) -> Result<Stacked, Failure> {
         let Connection { registries, keyring, runtime } = self.connection()?;
-        if let Some(progress) = kubectl::Progress::on_terminal().map(Mutex::new) {
-            all.set_on_fetching(move |at| {
-                if let Ok(mut progress) = progress.lock() {
-                    progress.show(&fetching(at));
-                }
-            });
-        }
+        let progress = Mutex::new(Progress::new());
+        all.set_on_fetching(move |at| {
+            if let Ok(mut progress) = progress.lock() {
+                progress.show(&fetching(at));
+            }
+        });
         // It blocks this thread only, and the runtime has threads of its own for the network.
         let added = runtime.block_on(all.add_sources(images, &registries, &keyring));
         // It removes the line from the terminal.

@@ -11,11 +11,13 @@ mod fsck;
 mod image;
 mod layer;
 mod list;
+mod metadata;
 mod notes;
 mod patch;
 mod place;
 mod question;
 mod run;
+mod status;
 mod step;
 
 use anyhow::Context as _;
@@ -64,6 +66,8 @@ pub(super) enum WorkspaceCommand {
     Fsck(fsck::FsckArgs),
     Image(image::ImageArgs),
     Layer(layer::LayerArgs),
+    Status(status::StatusArgs),
+    Metadata(metadata::MetadataArgs),
 }
 
 impl WorkspaceCommand {
@@ -121,6 +125,8 @@ impl WorkspaceCommand {
             Self::Fsck(_) => "cannot check the store".to_owned(),
             Self::Image(args) => args.about(),
             Self::Layer(args) => args.about(),
+            Self::Status(_) => "cannot show the status of the store".to_owned(),
+            Self::Metadata(args) => format!("cannot show the metadata of {}", args.name),
         }
     }
 }
@@ -151,6 +157,8 @@ fn run_command(command: &WorkspaceCommand) -> Result<u8, Failure> {
         WorkspaceCommand::Image(args) => image::run(args),
         WorkspaceCommand::Layer(args) => layer::run(args),
         WorkspaceCommand::Fsck(args) => return fsck::run(args),
+        WorkspaceCommand::Status(args) => status::run(args),
+        WorkspaceCommand::Metadata(args) => metadata::run(args),
         WorkspaceCommand::Run(args) => return run::run(args),
         WorkspaceCommand::Shell(args) => return run::shell(args),
         WorkspaceCommand::Step(args) => return step::run(args),
