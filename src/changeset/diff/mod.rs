@@ -128,7 +128,7 @@ pub fn tree_digest(
     out: &mut (dyn Write + Send),
 ) -> Result<Digest, PackError> {
     let (format, compression) = (Format::Native, Compression::None);
-    let options = PackOptions { format, compression, clamp: None, owner: None };
+    let options = PackOptions { format, compression, clamp: None, owner: None, hides_below: false };
     let share = limits.budget.share();
     let (_, written) = tar_sink::run(compression, limits.clone(), &share, out, |sink| {
         native::pack(tree, &options, HolesOf::Bytes, Tar::new(sink), &share)?.finish()

@@ -1,10 +1,6 @@
 //! `ovl fsck`: checks a store.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
-};
+use std::sync::Mutex;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -13,7 +9,7 @@ use super::args::StoreArgs;
 use crate::{
     cli::{
         failure::Failure,
-        output::{Format, counted},
+        output::{Format, Progress, counted},
     },
     format,
     layers::{Fault, FsckProgress, FsckReport, Subject, Unchecked},
@@ -64,9 +60,14 @@ pub(super) fn run(args: &FsckArgs) -> Result<u8, Failure> {
     let report = match args.store.reader()? {
         None => FsckReport::default(),
         Some(reader) => {
-            let line = Line::new();
-            let report = reader.fsck(&|progress| line.show(progress));
-            line.clear();
+            let line = Mutex::new(Progress::new());
+            let report = reader.fsck(&|progress| {
+                if let Ok(mut line) = line.lock() {
+                    line.show(&progress_line(progress));
+                }
+            });
+            // It removes the line from the terminal.
+            drop(line);
             report.map_err(WorkspaceError::from)?
         }
     };
@@ -178,33 +179,6 @@ fn unchecked_value(one: &Unchecked) -> Value {
     json!({ "layer": one.layer, "why": why })
 }
 
-/// A line on a terminal that changes.
-struct Line {
-    is_terminal: bool,
-    started: Instant,
-    /// When it was last drawn, in tenths of a second.
-    drawn: AtomicU64,
-}
-
-impl Line {
-    fn new() -> Self {
-        let (is_terminal, started) = (io::stderr().is_terminal(), Instant::now());
-        Self { is_terminal, started, drawn: AtomicU64::new(0) }
-    }
-
-    fn show(&self, progress: FsckProgress) {
-        let now = self.started.elapsed().as_millis() as u64 / 100;
-        if self.is_terminal && self.drawn.fetch_max(now, Ordering::Relaxed) < now {
-            let FsckProgress { layers, all_layers, bytes } = progress;
-            let line = format!("{layers} of {all_layers} layers, {} read", format::bytes(bytes));
-            // If stderr is closed, the result is enough.
-            let _ = write!(io::stderr(), "\r{line}\x1b[K");
-        }
-    }
-
-    fn clear(&self) {
-        if self.is_terminal {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
+fn progress_line(FsckProgress { layers, all_layers, bytes }: FsckProgress) -> String {
+    format!("{layers} of {all_layers} layers, {} read", format::bytes(bytes))
 }
