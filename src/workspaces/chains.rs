@@ -25,7 +25,7 @@ pub struct Chain {
     pub below: Option<ChainId>,
     /// The directory of the copy that has it. `None` for layers of images and of trees.
     pub directory: Option<PathBuf>,
-    /// The images, `NAME@SNAPSHOT`s and snapshots that are exactly this stack.
+    /// The images, `NAME@SNAPSHOT`s and snapshots that are exactly this stack, sorted.
     pub names: Vec<String>,
 }
 
@@ -87,8 +87,11 @@ impl Chains {
         for key in known.keys().filter(|key| !used.contains(key)) {
             chains.add(&known, None, &[*key], Vec::new());
         }
-        for chain in chains.by_id.values_mut().filter(|chain| chain.top.bytes.is_none()) {
-            chain.top.bytes = Some(reader.tree_bytes(&chain.top.key)?);
+        for chain in chains.by_id.values_mut() {
+            chain.names.sort_unstable();
+            if chain.top.bytes.is_none() {
+                chain.top.bytes = Some(reader.tree_bytes(&chain.top.key)?);
+            }
         }
         Ok(chains)
     }
