@@ -34,7 +34,7 @@ const PIECE: usize = 256 << 10;
 /// The digest of a layer's content, as `layer.json` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentDigest {
-    /// What was hashed: [`ContentDigest::of_storage`]. Another word is of a later version.
+    /// What was hashed: [`of_storage`]. Another word is of a later version.
     of: String,
     digest: Digest,
 }

@@ -22,7 +22,7 @@ const TIMED_OUT: u8 = 124;
 /// How a command ended.
 #[derive(Debug)]
 pub struct Exit {
-    /// Its exit code; 128 + the number of the signal if a signal ended it; [`TIMED_OUT`] if it ran longer than its timeout.
+    /// Its exit code; 128 + the number of the signal if a signal ended it; 124 if it ran longer than its timeout.
     pub code: u8,
     /// Whether it was killed because it ran longer than its timeout.
     pub timed_out: bool,
