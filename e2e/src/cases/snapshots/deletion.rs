@@ -110,7 +110,9 @@ fn retained(ns: &TestNamespace<'_>, node: &Node<'_>, kept: &Snapshot) -> Result<
     let patch = "{\"spec\":{\"deletionPolicy\":\"Delete\"}}";
     let content = ["volumesnapshotcontent", kept.content()?];
     ns.kubectl(&["patch", content[0], content[1], "--type=merge", "-p", patch])?;
-    ns.kubectl(&["delete", content[0], content[1], "--timeout=120s"])?;
+    // The controller deletes it too as soon as it sees the policy: nothing refers to it.
+    ns.kubectl(&["delete", content[0], content[1], "--ignore-not-found", "--timeout=120s"])?;
+    ns.wait_until_deleted(content[0], content[1])?;
     ns.wait_until_deleted("overlaysnapshot", &kept.id()?)
 }
 
