@@ -18,7 +18,7 @@ use clap::Args;
 use super::{
     failure::Failure,
     output::Format,
-    values::{dir, required_check},
+    values::{DEFAULT_ROOT, dir, required_check},
 };
 use crate::{
     error::Explained,
@@ -58,7 +58,7 @@ pub(super) struct CheckArgs {
     #[arg(
         long,
         env = "OVL_ROOT",
-        default_value = "/var/lib/ovl",
+        default_value = DEFAULT_ROOT,
         value_name = "DIR",
         value_parser = dir
     )]

@@ -12,7 +12,7 @@ use clap::{
     builder::{ArgAction, ValueRange},
 };
 
-use super::{failure::Failure, output::print};
+use super::{failure::Failure, output::print, values::DEFAULT_ROOT};
 use crate::{
     kubectl::{self, ShellName},
     layers::{StoreReader, WorkspaceName, WorkspaceRecord},
@@ -20,9 +20,6 @@ use crate::{
 
 /// The name of the command.
 pub(super) const COMMAND: &str = "__complete";
-
-/// The store of a command line without `--root`.
-const DEFAULT_ROOT: &str = "/var/lib/ovl";
 
 /// The part of a script that completes names. `_ovl` is the function of the script that clap makes; that of zsh gets
 /// another name.

@@ -16,7 +16,7 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::{complete::with_names, failure::Failure, output::print};
+use super::{complete::with_names, failure::Failure, output::print, values::DEFAULT_ROOT};
 use crate::kubectl::ShellName;
 
 /// Print a completion script for a shell
@@ -107,11 +107,7 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     exit_status(&mut roff, command.get_name());
     environment(&mut roff, command);
     section(&mut roff, "FILES");
-    entry(
-        &mut roff,
-        "/var/lib/ovl",
-        "The store, unless --root or OVL_ROOT names another directory.",
-    );
+    entry(&mut roff, DEFAULT_ROOT, "The store, unless --root or OVL_ROOT names another directory.");
     if !examples.is_empty() {
         section(&mut roff, "EXAMPLES");
         roff.control("nf", []);

@@ -59,10 +59,10 @@ impl Progress {
         Self(io::stderr().is_terminal().then(kubectl::Progress::new))
     }
 
-    /// Shows a line in place of the last one.
-    pub(super) fn show(&mut self, line: &str) {
+    /// Shows a line in place of the last one. It is made only if it is shown: pulls report each read.
+    pub(super) fn show(&mut self, line: impl FnOnce() -> String) {
         if let Some(progress) = &mut self.0 {
-            progress.show(line);
+            progress.show(&line());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Parsers for the values of arguments.
+//! Values of arguments, and their parsers.
 
 use std::{
     path::{Component, Path, PathBuf},
@@ -8,6 +8,9 @@ use std::{
 use clap::ValueEnum;
 
 use crate::{format, media_type, overlay::Feature};
+
+/// The store of commands without `--root`.
+pub(super) const DEFAULT_ROOT: &str = "/var/lib/ovl";
 
 /// The compression of layers that are written or sent.
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -5,15 +5,7 @@ use std::{fs, path::PathBuf, thread, time::Duration};
 use super::*;
 use crate::workspaces::{
     Conflict, ConflictReason, CreateOptions, OnConflict,
-    testing::{Machine, workspace},
-};
-
-const PLAIN: ApplyOptions = ApplyOptions {
-    dry_run: false,
-    on_conflict: OnConflict::Refuse,
-    git: false,
-    special: false,
-    in_place: false,
+    testing::{Machine, PLAIN, workspace},
 };
 
 fn carry(

@@ -8,7 +8,7 @@ use std::{
 use super::{error::WorkspaceError, freeze, open::Workspaces};
 use crate::{
     changeset::LayerFeatures,
-    layers::{StateName, WorkspaceName, WorkspaceRecord},
+    layers::{WorkspaceName, WorkspaceRecord},
     overlay::{Options, UpperAndWork},
     sys::flock::{self, Kind, Lock},
 };
@@ -121,11 +121,6 @@ impl Workspace<'_> {
     pub(super) fn layer_features(&self) -> LayerFeatures {
         let Options { metacopy, redirect_dir, .. } = self.options();
         LayerFeatures { metacopy, redirect: redirect_dir }
-    }
-
-    /// The names of its snapshots, the oldest first.
-    pub(super) fn state_names(&self) -> Vec<StateName> {
-        self.record.states.iter().map(|state| state.name.clone()).collect()
     }
 }
 

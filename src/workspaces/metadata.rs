@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    error::WorkspaceError,
-    mounted::Live,
-    name::{FAILED, NameAt},
-    sources::source_error,
-    stack::stack_named,
+    error::WorkspaceError, mounted::Live, name::NameAt, sources::source_error, stack::stack_named,
+    states::layers_of,
 };
 use crate::layers::{LayerKey, StoreReader, WorkspaceRecord};
 
@@ -55,15 +52,7 @@ fn of_workspace(
 ) -> Result<Metadata, WorkspaceError> {
     let own = match &name.state {
         None => record.below.clone(),
-        Some(state) => {
-            let failed = record.failed.clone().filter(|_| state.as_str() == FAILED);
-            let found = failed.or_else(|| record.state(state).map(|it| it.layers.clone()));
-            found.ok_or_else(|| WorkspaceError::UnknownState {
-                workspace: name.workspace.clone(),
-                state: state.clone(),
-                known: record.states.iter().map(|state| state.name.clone()).collect(),
-            })?
-        }
+        Some(state) => layers_of(&name.workspace, record, state)?,
     };
     let layers: Vec<_> = record.image_layers().iter().chain(&own).copied().collect();
     let directory = record.directory().map(ToOwned::to_owned);

@@ -251,19 +251,7 @@ impl Workspace<'_> {
     /// # Errors
     /// There is no such snapshot.
     pub fn layers_of(&self, name: &StateName) -> Result<Vec<LayerKey>, WorkspaceError> {
-        if name.as_str() == FAILED
-            && let Some(layers) = &self.record.failed
-        {
-            return Ok(layers.clone());
-        }
-        match self.record.state(name) {
-            Some(state) => Ok(state.layers.clone()),
-            None => Err(WorkspaceError::UnknownState {
-                workspace: self.name.clone(),
-                state: name.clone(),
-                known: self.state_names(),
-            }),
-        }
+        layers_of(&self.name, &self.record, name)
     }
 
     fn check_new_name(&self, name: &StateName) -> Result<(), WorkspaceError> {
@@ -288,6 +276,24 @@ impl Workspace<'_> {
             false => self.all.remove_layers(&unused),
         }
     }
+}
+
+/// The own layers of a snapshot of the workspace with this record, or of what a failed command has left.
+///
+/// # Errors
+/// There is no such snapshot.
+pub(super) fn layers_of(
+    workspace: &WorkspaceName,
+    record: &WorkspaceRecord,
+    name: &StateName,
+) -> Result<Vec<LayerKey>, WorkspaceError> {
+    let failed = record.failed.as_ref().filter(|_| name.as_str() == FAILED);
+    let found = failed.or_else(|| record.state(name).map(|state| &state.layers));
+    found.cloned().ok_or_else(|| WorkspaceError::UnknownState {
+        workspace: workspace.clone(),
+        state: name.clone(),
+        known: record.states.iter().map(|state| state.name.clone()).collect(),
+    })
 }
 
 #[cfg(test)]

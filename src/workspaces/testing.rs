@@ -6,13 +6,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CreateOptions, OnLocked, Workspace, Workspaces};
+use super::{ApplyOptions, CreateOptions, OnConflict, OnLocked, Workspace, Workspaces};
 use crate::{
     layers::{StateName, WorkspaceName},
     sys::{
         mounts::{LinuxMounts, Mounts as _, tmpfs},
         test_dir::TestDir,
     },
+};
+
+/// The options of an apply without any.
+pub(super) const PLAIN: ApplyOptions = ApplyOptions {
+    dry_run: false,
+    on_conflict: OnConflict::Refuse,
+    git: false,
+    special: false,
+    in_place: false,
 };
 
 /// The files of a tree, with their contents.

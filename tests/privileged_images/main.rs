@@ -7,3 +7,5 @@ mod peers;
 mod place;
 mod round_trip;
 mod shown;
+#[path = "../support/unmount.rs"]
+mod unmount;

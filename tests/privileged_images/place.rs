@@ -1,12 +1,13 @@
 //! A directory with stores, and what a test needs of it.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use tempfile::TempDir;
+
+use crate::unmount::unmount_below;
 
 pub(crate) struct Place(TempDir);
 
@@ -115,13 +116,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
-        let ours: Vec<&str> =
-            targets.filter(|target| Path::new(target).starts_with(self.0.path())).collect();
-        for target in ours.into_iter().rev() {
-            // Lazily: a test that failed may have files open there.
-            let _ = Command::new("umount").args(["--lazy", target]).status();
-        }
+        unmount_below(self.0.path());
     }
 }

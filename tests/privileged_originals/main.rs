@@ -8,14 +8,18 @@ mod living;
 mod places;
 mod podman;
 mod programs;
+#[path = "../support/unmount.rs"]
+mod unmount;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
 };
 
 use tempfile::TempDir;
+
+use unmount::unmount_below;
 
 /// A directory with a store and whatever a test mounts.
 struct Place(TempDir);
@@ -90,13 +94,6 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
-        let ours: Vec<&str> =
-            targets.filter(|target| Path::new(target).starts_with(self.0.path())).collect();
-        for target in ours.into_iter().rev() {
-            // Lazily: a test that failed may have files open there.
-            let _ = Command::new("umount").args(["--lazy", target]).status();
-        }
+        unmount_below(self.0.path());
     }
 }

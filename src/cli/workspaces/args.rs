@@ -9,7 +9,7 @@ use crate::{
     cli::{
         failure::Failure,
         output::Format,
-        values::{dir, duration, required_check},
+        values::{DEFAULT_ROOT, dir, duration, required_check},
     },
     error::Explained,
     layers::{StateName, StoreReader, WorkspaceName},
@@ -33,7 +33,7 @@ pub(in crate::cli) struct StoreArgs {
     #[arg(
         long,
         env = "OVL_ROOT",
-        default_value = "/var/lib/ovl",
+        default_value = DEFAULT_ROOT,
         value_name = "DIR",
         value_parser = dir,
         help_heading = "Store"

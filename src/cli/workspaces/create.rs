@@ -166,7 +166,7 @@ impl RegistryArgs {
         let progress = Mutex::new(Progress::new());
         all.set_on_fetching(move |at| {
             if let Ok(mut progress) = progress.lock() {
-                progress.show(&fetching(at));
+                progress.show(|| fetching(at));
             }
         });
         // It blocks this thread only, and the runtime has threads of its own for the network.

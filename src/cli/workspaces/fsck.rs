@@ -63,7 +63,7 @@ pub(super) fn run(args: &FsckArgs) -> Result<u8, Failure> {
             let line = Mutex::new(Progress::new());
             let report = reader.fsck(&|progress| {
                 if let Ok(mut line) = line.lock() {
-                    line.show(&progress_line(progress));
+                    line.show(|| progress_line(progress));
                 }
             });
             // It removes the line from the terminal.

@@ -290,7 +290,8 @@ fn export(args: &ExportArgs) -> Result<(), Failure> {
     *path = new_path(path)?;
     let mut progress = Progress::new();
     let image = all.outgoing_image(&args.source, args.store.on_locked())?;
-    let sent = image.export(&to, args.compression.into(), &mut |line| progress.show(line))?;
+    let sent = image
+        .export(&to, args.compression.into(), &mut |line| progress.show(|| line.to_owned()))?;
     drop(progress);
     say_sent(&sent)
 }
@@ -307,7 +308,7 @@ fn push(args: &PushArgs) -> Result<(), Failure> {
         ));
     };
     let mut progress = Progress::new();
-    let mut report = |line: &str| progress.show(line);
+    let mut report = |line: &str| progress.show(|| line.to_owned());
     let via = (&registries, &keyring);
     // It packs on this thread, and the runtime has threads of its own for the network.
     let sent = runtime.block_on(image.push(to, via, args.compression.into(), &mut report))?;

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::workspaces) struct Within(pub(in crate::workspaces) Vec<u8>);
 
-/// The changes at one path and below it. Directories above it that the workspace has made are added to `parents`.
+/// The changes at one path and below it. Directories above it that the workspace has made are added to `above`.
 ///
 /// # Errors
 /// [`Within`].

@@ -24,15 +24,9 @@ use crate::{
         flock::{self, Kind, Lock},
         tree::{Dir, Rename},
     },
+    workspaces::testing::PLAIN,
 };
 
-const PLAIN: ApplyOptions = ApplyOptions {
-    dry_run: false,
-    on_conflict: OnConflict::Refuse,
-    git: false,
-    special: false,
-    in_place: false,
-};
 const DRY: ApplyOptions = ApplyOptions { dry_run: true, ..PLAIN };
 const OURS: ApplyOptions = ApplyOptions { on_conflict: OnConflict::Ours, ..PLAIN };
 const THEIRS: ApplyOptions = ApplyOptions { on_conflict: OnConflict::Theirs, ..PLAIN };
